@@ -1,0 +1,202 @@
+"""What goes into an engine run and what comes out of it: settings, events, counts. No behaviour beyond arithmetic.
+
+What belongs here: the frozen inputs and outputs of `Engine`. What does not: the running (engine.py, thread.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from batch_pipeline.engine.step import Step
+from batch_pipeline.ledger.tables import NANO, Outcome
+from batch_pipeline.limits.limiter import Rates
+from batch_pipeline.providers.base import Codec, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A model that can be called: where, as whom, and in which wire protocol.
+
+    Attributes:
+        provider: provider name.
+        model: the provider's model name.
+        key: API key; never logged.
+        key_id: shown in place of the key.
+        base_url: the provider's base URL for this run.
+        codec: builds calls and reads replies.
+        label: `provider/model`, with the base URL where it is not the provider's own: what results are stored under.
+    """
+
+    provider: str
+    model: str
+    key: str = field(repr=False)
+    key_id: str
+    base_url: str
+    codec: Codec
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How a run goes about its work.
+
+    Attributes:
+        workers: requests in flight at once.
+        rates: limits per minute for each endpoint of the route.
+        limit: ask about at most so many rows; the rest stay pending.
+        include_blocked: ask blocked rows again as well.
+        transient_tries: wire calls of one request that may fail for passing reasons, in each of two rounds.
+        backoff_s: first wait after a passing failure; doubles each time, with full jitter.
+        max_backoff_s: longest such wait, and longest pause after a 429 that names no time.
+        max_pause_s: a provider that asks for more patience than this has its rows left pending.
+        chunk_wait_s: how long to wait for a chunk that another run holds.
+        drain_s: after a stop, how long calls in flight may take to come back.
+    """
+
+    workers: int = 8
+    rates: Rates = Rates()
+    limit: int | None = None
+    include_blocked: bool = False
+    transient_tries: int = 3
+    backoff_s: float = 0.5
+    max_backoff_s: float = 30.0
+    max_pause_s: float = 900.0
+    chunk_wait_s: float = 60.0
+    drain_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run over chunks of one batch.
+
+    Attributes:
+        run_id: the Dagster run's id, or any unique name.
+        workload: workload name.
+        batch_id: the batch.
+        chunk_keys: which of its chunks.
+        step: the LLM task.
+        endpoint: the model to call.
+        settings: how.
+        used: the settings as the user knows them, kept with the run for the report.
+    """
+
+    run_id: str
+    workload: str
+    batch_id: str
+    chunk_keys: Sequence[str]
+    step: Step
+    endpoint: Endpoint
+    settings: RunSettings
+    used: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts and sums of a chunk or a run; names follow the metadata of DESIGN 8.
+
+    Token and cost sums of a chunk are its rows' equal shares of each attempt, so that chunks add up to the batch;
+    `lost_nano` is the worst case of calls whose reply never came; it is not part of `cost_nano`.
+    `attempts` of a chunk counts each attempt that held one of its rows, so packs over two chunks count in both.
+    """
+
+    outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    cache_hits: int = 0
+    requests: int = 0
+    attempts: int = 0
+    input_tokens: float = 0.0
+    cached_input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    cost_nano: float = 0.0
+    lost_nano: float = 0.0
+    rate_wait_s: float = 0.0
+    latencies_s: list[float] = field(default_factory=list)
+    errors: dict[str, int] = field(default_factory=dict)
+
+    def add_usage(self, usage: Usage, cost_nano: float, share: float) -> None:
+        """Add `share` of an attempt's tokens, and `cost_nano` as given."""
+        self.input_tokens += usage.input_tokens * share
+        self.cached_input_tokens += usage.cached_input_tokens * share
+        self.output_tokens += usage.output_tokens * share
+        self.cost_nano += cost_nano
+
+    @property
+    def cost_usd(self) -> float:
+        """Cost in USD."""
+        return self.cost_nano / NANO
+
+    def latency_s(self, share: float) -> float:
+        """The latency below which `share` of the attempts came back, in seconds; 0.0 without attempts."""
+        if not self.latencies_s:
+            return 0.0
+        ordered = sorted(self.latencies_s)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A row that did not succeed, for messages."""
+
+    number: int
+    item_id: str
+    outcome: Outcome
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkDone:
+    """No row of this chunk is left to do in this run.
+
+    Attributes:
+        chunk_key: the chunk.
+        complete: no row is failed or pending: the partition materializes.
+        tally: what this run did for it; `outcomes` cover all rows of the chunk, earlier runs included.
+        failed: some of its rows that did not succeed (the first 20).
+        wall_s: from lease to last commit, in seconds.
+    """
+
+    chunk_key: str
+    complete: bool
+    tally: Tally
+    failed: list[FailedRow]
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunDone:
+    """The run's last event.
+
+    Attributes:
+        status: `done`, `interrupted` (asked to stop) or `stopped` (nothing more can succeed).
+        message: why it stopped, in words; empty when done.
+        tally: what this run did.
+        wall_s: seconds.
+        error: the exception when the engine itself failed.
+    """
+
+    status: str
+    message: str
+    tally: Tally
+    wall_s: float
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands, for a progress bar."""
+
+    total: int
+    done: int
+    cached: int
+    failed: int
+    blocked: int
+    requests: int
+    attempts: int
+    cost_usd: float
+    rate_wait_s: float
+    in_flight: int
+    note: str
+
+
+Event = ChunkDone | RunDone

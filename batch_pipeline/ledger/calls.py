@@ -1,0 +1,675 @@
+"""Owners, claims, attempts, replies and results: everything around one paid call.
+
+What belongs here: statements on those tables. What does not: batches and items (batches.py), the limiter's (limits/).
+
+Order within one transaction: attempts are written before they are settled, results before the claims on them go.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from batch_pipeline.ledger.store import upsert
+from batch_pipeline.ledger.tables import (
+    AttemptState,
+    attempts,
+    claims,
+    limit_rates,
+    owners,
+    pauses,
+    replies,
+    results,
+    runs,
+)
+from batch_pipeline.ledger.writer import Operation
+
+OWNER_LEASE_S = 20.0
+"""An owner whose heartbeat is older than this has lost its leases."""
+
+REAP_GRACE_S = 10.0
+"""An attempt counts as lost only this long after its own deadline, and after its owner's lease."""
+
+
+def this_host() -> str:
+    """Host name and boot id: a pid means something only within one boot of one host."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    suffix = boot.read_text().strip()[:8] if boot.is_file() else ""
+    return f"{socket.gethostname()}/{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process that holds leases and claims while its heartbeat goes on."""
+
+    owner_id: str
+    host: str
+    pid: int
+    run_id: str
+
+    @classmethod
+    def here(cls, run_id: str) -> Owner:
+        """A new owner for this process."""
+        return cls(uuid.uuid4().hex[:20], this_host(), os.getpid(), run_id)
+
+
+def _beat(connection: sa.Connection, now: float, requests: Sequence[Owner]) -> list[None]:
+    for owner in requests:
+        connection.execute(
+            upsert(connection, owners, ["owner_id"], update=["lease_expires_at"]),
+            {
+                "owner_id": owner.owner_id,
+                "host": owner.host,
+                "pid": owner.pid,
+                "run_id": owner.run_id,
+                "started_at": now,
+                "lease_expires_at": now + OWNER_LEASE_S,
+            },
+        )
+    return [None] * len(requests)
+
+
+HEARTBEAT: Operation[None] = Operation("heartbeat", 0, _beat)
+"""Register an owner, or renew its lease."""
+
+
+def _retire(connection: sa.Connection, now: float, requests: Sequence[str]) -> list[None]:
+    for owner_id in requests:
+        connection.execute(claims.delete().where(claims.c.owner_id == owner_id))
+        connection.execute(limit_rates.delete().where(limit_rates.c.owner_id == owner_id))
+        connection.execute(
+            owners.update().where(owners.c.owner_id == owner_id).values(lease_expires_at=now)
+        )
+    return [None] * len(requests)
+
+
+RETIRE: Operation[None] = Operation("retire owner", 99, _retire)
+"""End an owner: its claims and leases are free at once."""
+
+
+def _bury(connection: sa.Connection, now: float, requests: Sequence[str]) -> list[int]:
+    """Retire owners of this host whose process is gone, and mark attempts that can never settle as lost."""
+    answers = []
+    for host in requests:
+        live = connection.execute(
+            sa.select(owners.c.owner_id, owners.c.pid).where(
+                owners.c.host == host, owners.c.lease_expires_at > now
+            )
+        ).all()
+        dead = [owner_id for owner_id, pid in live if not _alive(pid)]
+        _retire(connection, now, dead)
+        live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
+        connection.execute(claims.delete().where(claims.c.owner_id.not_in(live_owners)))
+        connection.execute(limit_rates.delete().where(limit_rates.c.owner_id.not_in(live_owners)))
+        lost = connection.execute(
+            attempts.update()
+            .where(
+                attempts.c.state == AttemptState.SENT.value,
+                attempts.c.owner_id.not_in(live_owners),
+                attempts.c.deadline_at + REAP_GRACE_S < now,
+            )
+            .values(state=AttemptState.LOST.value, cost_nano=attempts.c.worst_nano)
+        )
+        answers.append(int(lost.rowcount))
+    return answers
+
+
+BURY_DEAD: Operation[int] = Operation("bury dead owners", 1, _bury)
+"""Answers how many attempts were marked lost. Parameter: `this_host()`."""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A finished answer for one item."""
+
+    cache_key: str
+    model: str
+    output: dict[str, Any]
+    attempt_id: str
+    created_at: float
+
+
+_PAGE = 500
+
+
+def find_results(
+    connection: sa.Connection, realm: str, keys: Sequence[str], models: Sequence[str]
+) -> dict[str, StoredResult]:
+    """Stored results by cache key, by any of `models`; the first model of the list wins where several answered."""
+    rank = {model: place for place, model in enumerate(models)}
+    found: dict[str, StoredResult] = {}
+    columns = (
+        results.c.cache_key,
+        results.c.model,
+        results.c.output,
+        results.c.attempt_id,
+        results.c.created_at,
+    )
+    for page in _pages(keys):
+        statement = sa.select(*columns).where(
+            results.c.realm == realm, results.c.cache_key.in_(page), results.c.model.in_(models)
+        )
+        for key, model, output, attempt_id, created_at in connection.execute(statement):
+            known = found.get(key)
+            if known is None or rank[model] < rank[known.model]:
+                found[key] = StoredResult(key, model, orjson.loads(output), attempt_id, created_at)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimKeys:
+    """An owner wants to be the one that asks about these cache keys, unless they are answered by now."""
+
+    realm: str
+    owner_id: str
+    lane: str
+    keys: Sequence[str]
+    models: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to ClaimKeys: keys in neither set are claimed by another live owner.
+
+    Attributes:
+        mine: keys that this owner now holds.
+        results: answers that were stored since the caller looked; the key may be in `mine` as well.
+    """
+
+    mine: frozenset[str]
+    results: dict[str, StoredResult]
+
+
+def _claim(connection: sa.Connection, now: float, requests: Sequence[ClaimKeys]) -> list[Claimed]:
+    live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
+    take = upsert(
+        connection,
+        claims,
+        ["realm", "cache_key"],
+        update=["owner_id", "lane", "taken_at"],
+        where=claims.c.owner_id.not_in(live_owners),
+    )
+    answers = []
+    for request in requests:
+        # Sorted, so that two transactions on PostgreSQL lock the rows in one order.
+        keys = sorted(request.keys)
+        connection.execute(
+            take,
+            [
+                {
+                    "realm": request.realm,
+                    "cache_key": key,
+                    "owner_id": request.owner_id,
+                    "lane": request.lane,
+                    "taken_at": now,
+                }
+                for key in keys
+            ],
+        )
+        mine: set[str] = set()
+        for page in _pages(keys):
+            mine.update(
+                connection.execute(
+                    sa.select(claims.c.cache_key).where(
+                        claims.c.realm == request.realm,
+                        claims.c.cache_key.in_(page),
+                        claims.c.owner_id == request.owner_id,
+                    )
+                ).scalars()
+            )
+        stored = find_results(connection, request.realm, keys, request.models)
+        answers.append(Claimed(frozenset(mine), stored))
+    return answers
+
+
+CLAIM: Operation[Claimed] = Operation("claim", 62, _claim)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseKeys:
+    """An owner gives up claims without a result."""
+
+    realm: str
+    owner_id: str
+    keys: Sequence[str]
+
+
+_RELEASE = claims.delete().where(
+    claims.c.realm == sa.bindparam("b_realm"),
+    claims.c.cache_key == sa.bindparam("b_key"),
+    claims.c.owner_id == sa.bindparam("b_owner"),
+)
+
+
+def _release(connection: sa.Connection, now: float, requests: Sequence[ReleaseKeys]) -> list[None]:
+    rows = [
+        {"b_realm": request.realm, "b_key": key, "b_owner": request.owner_id}
+        for request in requests
+        for key in request.keys
+    ]
+    if rows:
+        connection.execute(_RELEASE, rows)
+    return [None] * len(requests)
+
+
+RELEASE: Operation[None] = Operation("release claims", 45, _release)
+
+
+@dataclass(frozen=True, slots=True)
+class PauseKey:
+    """What one pause stops: every call with this key to this model."""
+
+    realm: str
+    provider: str
+    model: str
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseState:
+    """How often calls were paused so far, and until when (UTC seconds)."""
+
+    epoch: int = 0
+    paused_until: float = 0.0
+
+
+def _pause_states(
+    connection: sa.Connection, keys: Iterable[PauseKey]
+) -> dict[PauseKey, PauseState]:
+    states = {}
+    for key in keys:
+        row = connection.execute(
+            sa.select(pauses.c.epoch, pauses.c.paused_until).where(
+                pauses.c.realm == key.realm,
+                pauses.c.provider == key.provider,
+                pauses.c.model == key.model,
+                pauses.c.key_id == key.key_id,
+            )
+        ).first()
+        states[key] = PauseState() if row is None else PauseState(row.epoch, row.paused_until)
+    return states
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A provider asked everyone to wait: no call of `key` before `until`."""
+
+    key: PauseKey
+    until: float
+    reason: str
+
+
+def _pause(connection: sa.Connection, now: float, requests: Sequence[Pause]) -> list[PauseState]:
+    answers = []
+    for request in requests:
+        key = request.key
+        state = _pause_states(connection, [key])[key]
+        # Only a later end is news: a hundred 429s of one moment are one pause.
+        if request.until > state.paused_until:
+            state = PauseState(state.epoch + 1, request.until)
+            connection.execute(
+                upsert(
+                    connection,
+                    pauses,
+                    ["realm", "provider", "model", "key_id"],
+                    update=["epoch", "paused_until", "reason"],
+                ),
+                {
+                    "realm": key.realm,
+                    "provider": key.provider,
+                    "model": key.model,
+                    "key_id": key.key_id,
+                    "epoch": state.epoch,
+                    "paused_until": state.paused_until,
+                    "reason": request.reason,
+                },
+            )
+        answers.append(state)
+    return answers
+
+
+PAUSE: Operation[PauseState] = Operation("pause", 5, _pause)
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttempt:
+    """An attempt about to be sent. Field names are columns of `attempts`."""
+
+    attempt_id: str
+    realm: str
+    workload: str
+    step: str
+    batch_id: str
+    run_id: str
+    request_id: str
+    parent_request_id: str | None
+    reason: str
+    provider: str
+    model: str
+    key_id: str
+    lane: str
+    owner_id: str
+    item_count: int
+    members: str
+    estimated_input_tokens: int
+    worst_nano: int
+    rate_wait_s: float
+    timeout_s: float
+    epoch: int
+    request_body: bytes
+
+
+_ATTEMPT_FIELDS = [
+    name for name in NewAttempt.__slots__ if name not in ("timeout_s", "epoch", "request_body")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether an attempt may be sent now; if not, `pause` says until when nobody may."""
+
+    admitted: bool
+    pause: PauseState
+
+
+def _admit(
+    connection: sa.Connection, now: float, requests: Sequence[NewAttempt]
+) -> list[Admission]:
+    keys = [
+        PauseKey(request.realm, request.provider, request.model, request.key_id)
+        for request in requests
+    ]
+    states = _pause_states(connection, set(keys))
+    answers = []
+    rows = []
+    bodies = []
+    for request, key in zip(requests, keys, strict=True):
+        state = states[key]
+        if state.epoch != request.epoch and state.paused_until > now:
+            answers.append(Admission(False, state))
+            continue
+        answers.append(Admission(True, state))
+        row = {name: getattr(request, name) for name in _ATTEMPT_FIELDS}
+        row["state"] = AttemptState.SENT.value
+        row["sent_at"] = now
+        row["deadline_at"] = now + request.timeout_s
+        rows.append(row)
+        bodies.append(
+            {"attempt_id": request.attempt_id, "request": pack_bytes(request.request_body)}
+        )
+    if rows:
+        connection.execute(attempts.insert(), rows)
+        connection.execute(replies.insert(), bodies)
+    return answers
+
+
+ADMIT: Operation[Admission] = Operation("admit", 10, _admit)
+"""Write an attempt ahead of its call. It counts as sent from here on: after a crash nobody can tell that it was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What came of an attempt. An attempt already marked lost is settled all the same (late settlement).
+
+    Attributes:
+        attempt_id: the attempt.
+        state: `settled`, or `lost` when the provider may have billed a call whose reply never came, or `refunded` when
+            it was provably never sent.
+        cost_nano: nano-USD; for `lost` the worst case.
+        reply: the raw reply body, or None.
+        derived: whether nothing (more) can be derived from the reply.
+    """
+
+    attempt_id: str
+    state: AttemptState
+    cost_nano: int
+    status: int = 0
+    error_kind: str | None = None
+    error: str | None = None
+    answered_model: str | None = None
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    thinking_tokens: int = 0
+    latency_s: float | None = None
+    derived: bool = True
+    reply: bytes | None = None
+
+
+_SETTLE_FIELDS = [
+    name for name in Settlement.__slots__ if name not in ("attempt_id", "state", "reply")
+]
+_SETTLE = (
+    attempts.update()
+    .where(
+        attempts.c.attempt_id == sa.bindparam("b_attempt"),
+        attempts.c.state.in_(
+            [AttemptState.RESERVED.value, AttemptState.SENT.value, AttemptState.LOST.value]
+        ),
+    )
+    .values(
+        state=sa.bindparam("b_state"),
+        settled_at=sa.bindparam("settled_at"),
+        **{name: sa.bindparam(name) for name in _SETTLE_FIELDS},
+    )
+)
+_STORE_REPLY = (
+    replies.update()
+    .where(replies.c.attempt_id == sa.bindparam("b_attempt"))
+    .values(reply=sa.bindparam("reply"))
+)
+
+
+def _settle(connection: sa.Connection, now: float, requests: Sequence[Settlement]) -> list[None]:
+    rows = []
+    bodies = []
+    for request in requests:
+        row = {name: getattr(request, name) for name in _SETTLE_FIELDS}
+        row["b_attempt"] = request.attempt_id
+        row["b_state"] = request.state.value
+        row["settled_at"] = now
+        rows.append(row)
+        if request.reply is not None:
+            bodies.append({"b_attempt": request.attempt_id, "reply": pack_bytes(request.reply)})
+    connection.execute(_SETTLE, rows)
+    if bodies:
+        connection.execute(_STORE_REPLY, bodies)
+    return [None] * len(requests)
+
+
+SETTLE: Operation[None] = Operation("settle", 20, _settle)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResults:
+    """Answers derived from one settled attempt; the claims on them are released with it.
+
+    Attributes:
+        complete: whether every item of the attempt has an answer here: nothing is left to derive.
+        created_at: when they were paid, for answers derived late; None is now.
+    """
+
+    realm: str
+    workload: str
+    step: str
+    model: str
+    attempt_id: str
+    owner_id: str
+    outputs: Sequence[tuple[str, dict[str, Any]]]
+    complete: bool = True
+    created_at: float | None = None
+
+
+_DERIVED = (
+    attempts.update().where(attempts.c.attempt_id == sa.bindparam("b_attempt")).values(derived=True)
+)
+
+
+def _store(connection: sa.Connection, now: float, requests: Sequence[StoreResults]) -> list[None]:
+    # One row per key and model: of two answers in one group the later one stays, as in the table.
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    released = []
+    for request in requests:
+        for key, output in request.outputs:
+            rows[request.realm, key, request.model] = {
+                "realm": request.realm,
+                "cache_key": key,
+                "model": request.model,
+                "workload": request.workload,
+                "step": request.step,
+                "output": orjson.dumps(output).decode(),
+                "attempt_id": request.attempt_id,
+                "created_at": now if request.created_at is None else request.created_at,
+            }
+            released.append({"b_realm": request.realm, "b_key": key, "b_owner": request.owner_id})
+    if rows:
+        connection.execute(
+            upsert(
+                connection,
+                results,
+                ["realm", "cache_key", "model"],
+                update=["output", "attempt_id", "created_at", "workload", "step"],
+                where=results.c.created_at <= sa.literal_column("excluded.created_at"),
+            ),
+            list(rows.values()),
+        )
+        connection.execute(_RELEASE, released)
+    derived = [{"b_attempt": request.attempt_id} for request in requests if request.complete]
+    if derived:
+        connection.execute(_DERIVED, derived)
+    return [None] * len(requests)
+
+
+STORE_RESULTS: Operation[None] = Operation("store results", 30, _store)
+
+
+@dataclass(frozen=True, slots=True)
+class UnderivedAttempt:
+    """A paid reply whose answers never reached `results`: a crash or a validator's bug came in between."""
+
+    attempt_id: str
+    workload: str
+    step: str
+    provider: str
+    model: str
+    owner_id: str
+    members: list[tuple[int, str]]
+    status: int
+    settled_at: float
+    reply: bytes
+
+
+def find_underived(
+    connection: sa.Connection, realm: str, workload: str, step: str, now: float
+) -> list[UnderivedAttempt]:
+    """Settled attempts with something left to derive whose owner is gone."""
+    live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
+    statement = (
+        sa.select(attempts, replies.c.reply)
+        .join(replies, replies.c.attempt_id == attempts.c.attempt_id)
+        .where(
+            attempts.c.realm == realm,
+            attempts.c.workload == workload,
+            attempts.c.step == step,
+            attempts.c.state == AttemptState.SETTLED.value,
+            attempts.c.derived.is_(sa.false()),
+            attempts.c.owner_id.not_in(live_owners),
+            replies.c.reply.is_not(None),
+        )
+        .order_by(attempts.c.sent_at)
+    )
+    return [
+        UnderivedAttempt(
+            attempt_id=row.attempt_id,
+            workload=row.workload,
+            step=row.step,
+            provider=row.provider,
+            model=row.model,
+            owner_id=row.owner_id,
+            members=[(int(at), str(key)) for at, key in orjson.loads(row.members)],
+            status=row.status or 0,
+            settled_at=row.settled_at,
+            reply=unpack_bytes(row.reply),
+        )
+        for row in connection.execute(statement)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run of a batch, as `runs` keeps it."""
+
+    run_id: str
+    realm: str
+    workload: str
+    batch_id: str
+    owner_id: str
+    settings: dict[str, Any]
+    status: str
+    message: str = ""
+    summary: dict[str, Any] | None = None
+
+
+def _record(connection: sa.Connection, now: float, requests: Sequence[RunRecord]) -> list[None]:
+    for request in requests:
+        running = request.status == "running"
+        connection.execute(
+            upsert(
+                connection,
+                runs,
+                ["run_id"],
+                update=["status", "message", "summary"]
+                + (["owner_id", "settings"] if running else ["ended_at"]),
+            ),
+            {
+                "run_id": request.run_id,
+                "realm": request.realm,
+                "workload": request.workload,
+                "batch_id": request.batch_id,
+                "owner_id": request.owner_id,
+                "settings": orjson.dumps(request.settings).decode(),
+                "status": request.status,
+                "message": request.message,
+                "started_at": now,
+                "ended_at": None if running else now,
+                "summary": orjson.dumps(request.summary or {}).decode(),
+            },
+        )
+    return [None] * len(requests)
+
+
+RECORD_RUN: Operation[None] = Operation("record run", 70, _record)
+
+
+def pack_bytes(body: bytes) -> bytes:
+    """Compress a stored body; level 1 costs about 0.1 ms for 10 KB and saves two thirds."""
+    return zlib.compress(body, 1)
+
+
+def unpack_bytes(stored: bytes) -> bytes:
+    """The inverse of `pack_bytes`."""
+    return zlib.decompress(stored)
+
+
+def _pages(keys: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (keys[start : start + _PAGE] for start in range(0, len(keys), _PAGE))

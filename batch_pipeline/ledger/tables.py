@@ -1,0 +1,252 @@
+"""The ledger's tables, as SQLAlchemy Core; one definition for SQLite and PostgreSQL.
+
+What belongs here: columns, keys, indexes and the words that columns may hold. What does not: statements (batches.py,
+attempts.py, claims.py, results.py) and migrations (migrations/).
+
+Times are UTC seconds since the epoch. Money is integer nano-USD, so that sums are exact. JSON is stored as text.
+`realm` is the first part of every key: `live` and `simulated` never mix.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+NANO = 1_000_000_000
+
+metadata = sa.MetaData()
+
+
+class Outcome(StrEnum):
+    """How an item ended; `pending` has not ended."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class AttemptState(StrEnum):
+    """Where an attempt stands. `refunded` was written ahead and provably never sent."""
+
+    RESERVED = "reserved"
+    SENT = "sent"
+    SETTLED = "settled"
+    LOST = "lost"
+    REFUNDED = "refunded"
+
+
+def _realm() -> sa.Column[str]:
+    return sa.Column("realm", sa.String(16), primary_key=True)
+
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    _realm(),
+    sa.Column("batch_id", sa.String(200), primary_key=True),
+    sa.Column("workload", sa.String(100), nullable=False),
+    sa.Column("table_name", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("content_hash", sa.String(64), nullable=False),
+    sa.Column("row_count", sa.Integer, nullable=False),
+    sa.Column("chunk_size", sa.Integer, nullable=False),
+    sa.Column("chunk_count", sa.Integer, nullable=False),
+    sa.Column("columns", sa.Text, nullable=False),
+    sa.Column("options", sa.Text, nullable=False),
+    sa.Column("warnings", sa.Text, nullable=False),
+    # who starts the LLM run: "door" (a CLI or API call that does it itself) or "sensor"
+    sa.Column("launch", sa.String(16), nullable=False),
+    sa.Column("launched_run_id", sa.String(64)),
+    # a forced run asks finished rows again: results from before `fresh_after` are no hits for the rows it reset
+    sa.Column("generation", sa.Integer, nullable=False, default=0),
+    sa.Column("fresh_after", sa.Float, nullable=False, default=0.0),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+chunks = sa.Table(
+    "chunks",
+    metadata,
+    _realm(),
+    sa.Column("chunk_key", sa.String(220), primary_key=True),
+    sa.Column("batch_id", sa.String(200), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("first_ordinal", sa.Integer, nullable=False),
+    sa.Column("row_count", sa.Integer, nullable=False),
+    # a chunk is leased by an owner; the fence grows with each lease, and writes name the fence they hold
+    sa.Column("owner_id", sa.String(40)),
+    sa.Column("fence", sa.Integer, nullable=False, default=0),
+    sa.Index("chunks_by_batch", "realm", "batch_id", "position"),
+)
+
+items = sa.Table(
+    "items",
+    metadata,
+    _realm(),
+    sa.Column("batch_id", sa.String(200), primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True),  # 0-based position in the batch
+    sa.Column("item_id", sa.String(300), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),  # 1-based data row in the input, for messages
+    sa.Column("row", sa.Text, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("cached", sa.Boolean, nullable=False, default=False),
+    sa.Column("cache_key", sa.String(64)),
+    sa.Column("model", sa.String(200)),
+    sa.Column("attempt_id", sa.String(60)),
+    sa.Column("error_kind", sa.String(40)),
+    sa.Column("error", sa.Text),
+    sa.Column("cost_nano", sa.BigInteger, nullable=False, default=0),
+    sa.Column("fresh_after", sa.Float, nullable=False, default=0.0),
+    sa.Column("settled_at", sa.Float),
+    sa.Index("items_by_outcome", "realm", "batch_id", "outcome"),
+    sa.Index("items_by_item_id", "realm", "item_id"),
+)
+
+owners = sa.Table(
+    "owners",
+    metadata,
+    sa.Column("owner_id", sa.String(40), primary_key=True),
+    sa.Column("host", sa.String(200), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("run_id", sa.String(64), nullable=False),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("lease_expires_at", sa.Float, nullable=False),
+)
+
+claims = sa.Table(
+    "claims",
+    metadata,
+    _realm(),
+    sa.Column("cache_key", sa.String(64), primary_key=True),
+    sa.Column("owner_id", sa.String(40), nullable=False),
+    sa.Column("lane", sa.String(16), nullable=False),
+    sa.Column("taken_at", sa.Float, nullable=False),
+    sa.Index("claims_by_owner", "owner_id"),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("attempt_id", sa.String(60), primary_key=True),
+    sa.Column("realm", sa.String(16), nullable=False),
+    sa.Column("workload", sa.String(100), nullable=False),
+    sa.Column("step", sa.String(100), nullable=False),
+    sa.Column("batch_id", sa.String(200), nullable=False),
+    sa.Column("run_id", sa.String(64), nullable=False),
+    sa.Column("request_id", sa.String(60), nullable=False),  # attempts of one request share it
+    sa.Column("parent_request_id", sa.String(60)),  # the request whose answer this one repairs
+    sa.Column("reason", sa.String(16), nullable=False),  # first | retry | re-ask | split
+    sa.Column("provider", sa.String(60), nullable=False),
+    sa.Column("model", sa.String(200), nullable=False),
+    sa.Column("key_id", sa.String(60), nullable=False),
+    sa.Column("lane", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("owner_id", sa.String(40), nullable=False),
+    sa.Column("item_count", sa.Integer, nullable=False),
+    sa.Column(
+        "members", sa.Text, nullable=False
+    ),  # JSON: [[ordinal, cache_key], ...] in pack order
+    sa.Column("estimated_input_tokens", sa.Integer, nullable=False),
+    sa.Column("worst_nano", sa.BigInteger, nullable=False),
+    sa.Column("rate_wait_s", sa.Float, nullable=False),
+    sa.Column("sent_at", sa.Float, nullable=False),
+    sa.Column("deadline_at", sa.Float, nullable=False),
+    sa.Column("settled_at", sa.Float),
+    sa.Column("status", sa.Integer),
+    sa.Column("error_kind", sa.String(40)),
+    sa.Column("error", sa.Text),
+    sa.Column("answered_model", sa.String(200)),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False, default=0),
+    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False, default=0),
+    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False, default=0),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False, default=0),
+    sa.Column("thinking_tokens", sa.BigInteger, nullable=False, default=0),
+    sa.Column("cost_nano", sa.BigInteger, nullable=False, default=0),
+    sa.Column("latency_s", sa.Float),
+    # whether every item answer in the stored reply has reached `results`
+    sa.Column("derived", sa.Boolean, nullable=False, default=False),
+    sa.Index("attempts_by_batch", "realm", "batch_id", "sent_at"),
+    sa.Index("attempts_by_state", "state", "owner_id"),
+)
+
+replies = sa.Table(
+    "replies",
+    metadata,
+    sa.Column("attempt_id", sa.String(60), primary_key=True),
+    sa.Column("request", sa.LargeBinary, nullable=False),  # zlib of the body as sent
+    sa.Column("reply", sa.LargeBinary),  # zlib of the body as received
+)
+
+results = sa.Table(
+    "results",
+    metadata,
+    _realm(),
+    sa.Column("cache_key", sa.String(64), primary_key=True),
+    sa.Column("model", sa.String(200), primary_key=True),  # provider/model that answered
+    sa.Column("workload", sa.String(100), nullable=False),
+    sa.Column("step", sa.String(100), nullable=False),
+    sa.Column("output", sa.Text, nullable=False),
+    sa.Column("attempt_id", sa.String(60), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Index("results_by_workload", "realm", "workload", "created_at"),
+)
+
+limits = sa.Table(
+    "limits",
+    metadata,
+    _realm(),
+    sa.Column("provider", sa.String(60), primary_key=True),
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("key_id", sa.String(60), primary_key=True),
+    sa.Column(
+        "dimension", sa.String(30), primary_key=True
+    ),  # requests | input_tokens | output_tokens
+    # theoretical arrival time of the generic cell rate algorithm: the bucket is empty until then
+    sa.Column("arrival_at", sa.Float, nullable=False),
+)
+
+# what each running owner believes the rate to be: the lowest one wins while several runs go on
+limit_rates = sa.Table(
+    "limit_rates",
+    metadata,
+    _realm(),
+    sa.Column("provider", sa.String(60), primary_key=True),
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("key_id", sa.String(60), primary_key=True),
+    sa.Column("dimension", sa.String(30), primary_key=True),
+    sa.Column("owner_id", sa.String(40), primary_key=True),
+    sa.Column("per_second", sa.Float, nullable=False),
+)
+
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    _realm(),
+    sa.Column("provider", sa.String(60), primary_key=True),
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("key_id", sa.String(60), primary_key=True),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("paused_until", sa.Float, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("realm", sa.String(16), nullable=False),
+    sa.Column("workload", sa.String(100), nullable=False),
+    sa.Column("batch_id", sa.String(200), nullable=False),
+    sa.Column("owner_id", sa.String(40), nullable=False),
+    sa.Column("settings", sa.Text, nullable=False),
+    sa.Column(
+        "status", sa.String(20), nullable=False
+    ),  # running | done | interrupted | stopped | crashed
+    sa.Column("message", sa.Text, nullable=False, default=""),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float),
+    sa.Column("summary", sa.Text, nullable=False, default="{}"),
+    sa.Index("runs_by_batch", "realm", "batch_id", "started_at"),
+)

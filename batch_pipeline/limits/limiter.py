@@ -1,0 +1,416 @@
+"""Rate limits that hold across processes, as reservations in the ledger database.
+
+What belongs here: the reservation arithmetic, the gate that one run waits at, and pauses. What does not: how many calls
+fly at once (the engine's slots), and what to do after a 429 but wait (engine).
+
+Each limit is a generic cell rate algorithm: a row holds the time at which its bucket is next free. One transaction
+finds the *joint* go-time of a request over all its buckets and moves every bucket to it. No burst is spent on purpose:
+a provider's own bucket then has its whole depth left for jitter on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from batch_pipeline.clock import Clock
+from batch_pipeline.ledger.calls import PAUSE, Pause, PauseKey, PauseState
+from batch_pipeline.ledger.store import upsert
+from batch_pipeline.ledger.tables import limit_rates, limits, owners
+from batch_pipeline.ledger.writer import Operation, Writer
+
+LOOK_AHEAD_S = 1.0
+"""Go-times are handed out at most this far ahead, so that processes share fairly and pauses bite."""
+
+REQUESTS = "requests"
+INPUT_TOKENS = "input_tokens"
+OUTPUT_TOKENS = "output_tokens"
+DIMENSIONS = (REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one key may do with one model, per minute; None is no limit.
+
+    Attributes:
+        requests: requests per minute.
+        input_tokens: prompt tokens per minute.
+        output_tokens: billable output tokens per minute.
+        late_s: a caller that wakes later than this after its go-time takes a new one, so that a stalled process does not
+            send in bunches; None is the spacing of two requests, which a bucket of two forgives.
+    """
+
+    requests: float | None = None
+    input_tokens: float | None = None
+    output_tokens: float | None = None
+    late_s: float | None = None
+
+    def per_second(self) -> tuple[float | None, float | None, float | None]:
+        """The rates in the order of DIMENSIONS, per second."""
+        minute = (self.requests, self.input_tokens, self.output_tokens)
+        return tuple(None if rate is None else rate / 60.0 for rate in minute)  # type: ignore[return-value]
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether nothing is limited."""
+        return self.requests is None and self.input_tokens is None and self.output_tokens is None
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Waiters of one process at one gate ask for go-times.
+
+    Attributes:
+        key: whose buckets.
+        owner_id: whose rates these are, for as long as the owner lives.
+        rates: per second, in the order of DIMENSIONS; None is no limit.
+        costs: for each waiter, in order, what it takes from each bucket.
+    """
+
+    key: PauseKey
+    owner_id: str
+    rates: tuple[float | None, float | None, float | None]
+    costs: Sequence[tuple[float, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """The answer.
+
+    Attributes:
+        now: the ledger's time of the transaction, in UTC seconds.
+        delays: seconds from `now` until the go-time, for as many waiters (from the first) as fit into LOOK_AHEAD_S.
+        retry_s: seconds until it makes sense to ask again for the rest.
+    """
+
+    now: float
+    delays: list[float]
+    retry_s: float
+
+
+def plan_reservation(
+    now: float,
+    arrivals: list[float],
+    rates: Sequence[float | None],
+    costs: Sequence[tuple[float, float, float]],
+    look_ahead_s: float = LOOK_AHEAD_S,
+) -> tuple[Reserved, list[float]]:
+    """Hand out go-times, purely: the arithmetic of one reservation transaction.
+
+    Args:
+        now: UTC seconds.
+        arrivals: when each bucket is next free.
+        rates: units per second of each bucket; None is no limit.
+        costs: what each waiter takes from each bucket, in waiting order.
+        look_ahead_s: how far ahead go-times may lie.
+
+    Returns:
+        The answer, and when each bucket is next free afterwards.
+    """
+    free_at = list(arrivals)
+    delays: list[float] = []
+    retry_s = 0.0
+    for cost in costs:
+        go = now
+        for place, rate in enumerate(rates):
+            if rate is not None:
+                go = max(go, free_at[place])
+        if go > now + look_ahead_s:
+            retry_s = go - now - look_ahead_s
+            break
+        for place, rate in enumerate(rates):
+            if rate is not None:
+                free_at[place] = go + cost[place] / rate
+        delays.append(go - now)
+    return Reserved(now, delays, retry_s), free_at
+
+
+def _reserve(connection: sa.Connection, now: float, requests: Sequence[Reserve]) -> list[Reserved]:
+    answers = []
+    for request in requests:
+        key = request.key
+        where = _bucket(limits, key)
+        wanted = [place for place, rate in enumerate(request.rates) if rate is not None]
+        arrivals = [0.0] * len(DIMENSIONS)
+        known = set()
+        for dimension, arrival_at in connection.execute(
+            sa.select(limits.c.dimension, limits.c.arrival_at).where(where).with_for_update()
+        ):
+            place = DIMENSIONS.index(dimension)
+            arrivals[place] = arrival_at
+            known.add(place)
+        rates = _shared_rates(connection, now, request)
+        answer, free_at = plan_reservation(now, arrivals, rates, request.costs)
+        if answer.delays or known != set(wanted):
+            connection.execute(
+                upsert(
+                    connection,
+                    limits,
+                    ["realm", "provider", "model", "key_id", "dimension"],
+                    update=["arrival_at"],
+                ),
+                [
+                    {**_bucket_values(key), "dimension": DIMENSIONS[at], "arrival_at": free_at[at]}
+                    for at in wanted
+                ],
+            )
+        answers.append(answer)
+    return answers
+
+
+RESERVE: Operation[Reserved] = Operation("reserve", 6, _reserve)
+
+
+def _shared_rates(
+    connection: sa.Connection, now: float, request: Reserve
+) -> list[float | None]:
+    """The lowest rate that any live owner holds for each bucket."""
+    live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
+    lowest = dict(
+        connection.execute(
+            sa.select(limit_rates.c.dimension, sa.func.min(limit_rates.c.per_second))
+            .where(_bucket(limit_rates, request.key), limit_rates.c.owner_id.in_(live_owners))
+            .group_by(limit_rates.c.dimension)
+        )
+        .tuples()
+        .all()
+    )
+    return [
+        None if rate is None else min(rate, lowest.get(dimension, rate))
+        for dimension, rate in zip(DIMENSIONS, request.rates, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Declare:
+    """An owner says what rates it works with; they count until its lease ends."""
+
+    key: PauseKey
+    owner_id: str
+    rates: tuple[float | None, float | None, float | None]
+
+
+def _declare(connection: sa.Connection, now: float, requests: Sequence[Declare]) -> list[None]:
+    for request in requests:
+        rows = [
+            {
+                **_bucket_values(request.key),
+                "dimension": dimension,
+                "owner_id": request.owner_id,
+                "per_second": rate,
+            }
+            for dimension, rate in zip(DIMENSIONS, request.rates, strict=True)
+            if rate is not None
+        ]
+        if rows:
+            connection.execute(
+                upsert(
+                    connection,
+                    limit_rates,
+                    ["realm", "provider", "model", "key_id", "dimension", "owner_id"],
+                    update=["per_second"],
+                ),
+                rows,
+            )
+    return [None] * len(requests)
+
+
+DECLARE: Operation[None] = Operation("declare rates", 2, _declare)
+
+
+@dataclass(frozen=True, slots=True)
+class Correct:
+    """The real usage of a call differs from its estimate: move its buckets by the difference, in seconds."""
+
+    key: PauseKey
+    seconds: tuple[float, float, float]
+
+
+_CORRECT = (
+    limits.update()
+    .where(
+        limits.c.realm == sa.bindparam("b_realm"),
+        limits.c.provider == sa.bindparam("b_provider"),
+        limits.c.model == sa.bindparam("b_model"),
+        limits.c.key_id == sa.bindparam("b_key"),
+        limits.c.dimension == sa.bindparam("b_dimension"),
+    )
+    .values(arrival_at=limits.c.arrival_at + sa.bindparam("b_seconds"))
+)
+
+
+def _correct(connection: sa.Connection, now: float, requests: Sequence[Correct]) -> list[None]:
+    total: dict[tuple[PauseKey, str], float] = {}
+    for request in requests:
+        for dimension, seconds in zip(DIMENSIONS, request.seconds, strict=True):
+            if seconds:
+                at = request.key, dimension
+                total[at] = total.get(at, 0.0) + seconds
+    if total:
+        connection.execute(
+            _CORRECT,
+            [
+                {
+                    "b_realm": key.realm,
+                    "b_provider": key.provider,
+                    "b_model": key.model,
+                    "b_key": key.key_id,
+                    "b_dimension": dimension,
+                    "b_seconds": seconds,
+                }
+                for (key, dimension), seconds in total.items()
+            ],
+        )
+    return [None] * len(requests)
+
+
+CORRECT: Operation[None] = Operation("correct limits", 21, _correct)
+
+
+def _bucket(table: sa.Table, key: PauseKey) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        table.c.realm == key.realm,
+        table.c.provider == key.provider,
+        table.c.model == key.model,
+        table.c.key_id == key.key_id,
+    )
+
+
+def _bucket_values(key: PauseKey) -> dict[str, str]:
+    return {
+        "realm": key.realm,
+        "provider": key.provider,
+        "model": key.model,
+        "key_id": key.key_id,
+    }
+
+
+@dataclass(slots=True)
+class Ticket:
+    """Leave to send: not before `go_at` (UTC seconds), and only while the pause epoch is `epoch`."""
+
+    go_at: float
+    epoch: int
+    waited_s: float
+    cost: tuple[float, float, float]
+
+
+class Gate:
+    """Where the calls of one run with one key to one model wait for their turn.
+
+    Args:
+        writer: the process's ledger writer.
+        clock: time and sleep.
+        key: provider, model and key.
+        owner_id: this run's owner.
+        rates: what this run believes the limits to be.
+    """
+
+    def __init__(
+        self, writer: Writer, clock: Clock, key: PauseKey, owner_id: str, rates: Rates
+    ) -> None:
+        self.key = key
+        self._writer = writer
+        self._clock = clock
+        self._owner_id = owner_id
+        self._rates = rates
+        self._per_second = rates.per_second()
+        self._waiters: deque[tuple[tuple[float, float, float], asyncio.Future[float]]] = deque()
+        self._reserver: asyncio.Task[None] | None = None
+        self._pause = PauseState()
+        # Host time minus ledger time, at its smallest seen: the clocks' difference plus the quickest commit.
+        self._offset_s = float("inf")
+        spacing = 0.0 if rates.requests is None else 60.0 / rates.requests
+        self._late_s = max(0.05, spacing) if rates.late_s is None else rates.late_s
+
+    async def open(self) -> None:
+        """Tell the other processes this run's rates; call once before `acquire`."""
+        if not self._rates.unlimited:
+            await self._writer.post(DECLARE, Declare(self.key, self._owner_id, self._per_second))
+
+    async def acquire(self, input_tokens: float, output_tokens: float) -> Ticket:
+        """Wait for a turn.
+
+        Args:
+            input_tokens: estimated prompt tokens.
+            output_tokens: expected output tokens.
+
+        Returns:
+            A ticket. The caller may still have to sleep until `go_at`, which is at most a few milliseconds away.
+        """
+        began = self._clock.now()
+        cost = (1.0, input_tokens, output_tokens)
+        while True:
+            pause = self._pause
+            left = pause.paused_until - self._clock.now()
+            if left > 0:
+                await self._clock.sleep(left)
+                continue
+            if self._rates.unlimited:
+                now = self._clock.now()
+                return Ticket(now, pause.epoch, now - began, cost)
+            go_at = await self._turn(cost)
+            # Wake a little early: the write-ahead of the attempt fits into the rest of the wait.
+            await self._clock.sleep(go_at - self._clock.now() - 0.01)
+            now = self._clock.now()
+            if now > go_at + self._late_s or self._pause.epoch != pause.epoch:
+                continue
+            return Ticket(go_at, pause.epoch, max(now, go_at) - began, cost)
+
+    def learn(self, pause: PauseState) -> None:
+        """Take note of the shared pause, as the ledger told it at an admission."""
+        if pause.epoch > self._pause.epoch:
+            self._pause = pause
+
+    async def pause(self, seconds: float, reason: str) -> None:
+        """Stop every process's calls with this key to this model for `seconds`."""
+        until = self._clock.now() + seconds
+        self.learn(await self._writer.post(PAUSE, Pause(self.key, until, reason)))
+
+    def correct(self, ticket: Ticket, input_tokens: float, output_tokens: float) -> None:
+        """Replace the ticket's estimates by the real usage."""
+        _, input_rate, output_rate = self._per_second
+        moved = (
+            0.0,
+            0.0 if input_rate is None else (input_tokens - ticket.cost[1]) / input_rate,
+            0.0 if output_rate is None else (output_tokens - ticket.cost[2]) / output_rate,
+        )
+        if any(moved):
+            self._writer.post(CORRECT, Correct(self.key, moved))
+
+    async def _turn(self, cost: tuple[float, float, float]) -> float:
+        waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._waiters.append((cost, waiter))
+        if self._reserver is None or self._reserver.done():
+            self._reserver = asyncio.create_task(self._reserve_for_waiters())
+        return await waiter
+
+    async def _reserve_for_waiters(self) -> None:
+        """Reserve for everyone who waits, one shared statement at a time."""
+        try:
+            while self._waiters:
+                while self._waiters and self._waiters[0][1].done():
+                    self._waiters.popleft()
+                asked = list(self._waiters)
+                if not asked:
+                    return
+                request = Reserve(
+                    self.key, self._owner_id, self._per_second, [cost for cost, _ in asked]
+                )
+                answer = await self._writer.post(RESERVE, request)
+                self._offset_s = min(self._offset_s, self._clock.now() - answer.now)
+                for delay in answer.delays:
+                    _, waiter = self._waiters.popleft()
+                    if not waiter.done():
+                        waiter.set_result(answer.now + self._offset_s + delay)
+                if answer.retry_s > 0:
+                    await self._clock.sleep(answer.retry_s)
+        except Exception as error:
+            while self._waiters:
+                _, waiter = self._waiters.popleft()
+                if not waiter.done():
+                    waiter.set_exception(error)

@@ -1,0 +1,1 @@
+"""Prices and estimates: what an attempt cost, and what a batch may cost before it runs."""

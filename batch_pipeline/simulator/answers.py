@@ -1,0 +1,170 @@
+"""The text of an answer, right or broken on purpose.
+
+What does not live here: the provider's envelope around the text (`wire`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batch_pipeline.simulator import tokens
+from batch_pipeline.simulator.config import FaultRule
+from batch_pipeline.simulator.draws import fingerprint, pick
+from batch_pipeline.simulator.items import Item
+from batch_pipeline.simulator.schema import Generated, Source, generate, generate_element
+
+_PLAIN_WORDS = 24
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says.
+
+    Attributes:
+        text: the answer as far as the output bound lets it go.
+        output_tokens: of that text.
+        cut: whether the bound cut it.
+    """
+
+    text: str
+    output_tokens: int
+    cut: bool
+
+
+def answer(
+    *,
+    schema: Any,
+    user_text: str,
+    items: Sequence[Item],
+    max_tokens: int | None,
+    broken: Sequence[FaultRule] = (),
+    whole: str | None = None,
+) -> Answer:
+    """Make the answer to a request.
+
+    Args:
+        schema: the JSON Schema it must satisfy, or None for plain text.
+        user_text: what it quotes where it belongs to no item.
+        items: the packed items found in that text.
+        max_tokens: the output bound.
+        broken: faults of single items of the answer.
+        whole: `malformed_json` or `truncated`; other whole-reply faults are the envelope's.
+    """
+    words = user_text.split()
+    if schema is None:
+        text = f"You said: {' '.join(words[:_PLAIN_WORDS])}"
+    else:
+        source = Source(words, fingerprint(user_text.encode("utf-8", "replace")))
+        generated = generate(schema, source=source, items=items)
+        _break_all(broken, schema, generated, items)
+        text = json.dumps(generated.value, ensure_ascii=False, separators=(",", ":"))
+    if whole == "malformed_json":
+        text = f"Here is the result:\n{text[: len(text) * 2 // 3]}"
+    output_tokens = tokens.count(text)
+    limit = output_tokens if max_tokens is None else max_tokens
+    if whole == "truncated":
+        limit = min(limit, max(1, output_tokens // 2))
+    if output_tokens <= limit and whole != "truncated":
+        return Answer(text, output_tokens, cut=False)
+    cut = tokens.truncate(text, limit)
+    return Answer(cut, min(limit, output_tokens), cut=True)
+
+
+def _break_all(
+    rules: Sequence[FaultRule], schema: Any, generated: Generated, items: Sequence[Item]
+) -> None:
+    elements = generated.elements
+    if elements is None:
+        if isinstance(generated.value, dict) and any(r.kind == "invalid_item" for r in rules):
+            _invalidate(generated.value)
+        return
+    # Chosen before anything is broken, so that several rules mean the same items.
+    pairs = list(zip(items, elements, strict=False))
+    for rule in rules:
+        for item, element in _hit(rule, pairs):
+            _BREAKERS[rule.kind](schema, generated, elements, item, element)
+
+
+def _hit(rule: FaultRule, pairs: list[tuple[Item, Any]]) -> list[tuple[Item, Any]]:
+    if rule.match is not None:
+        return [(item, element) for item, element in pairs if rule.match in item.text]
+    if rule.kind == "corrupt_ids" or not pairs:
+        return pairs
+    return [pairs[pick(len(pairs), rule.kind, *(item.content_sha for item, _ in pairs))]]
+
+
+def _place(elements: list[Any], element: Any) -> int | None:
+    return next((n for n, one in enumerate(elements) if one is element), None)
+
+
+def _drop(schema: Any, generated: Generated, elements: list[Any], item: Item, element: Any) -> None:
+    place = _place(elements, element)
+    if place is not None:
+        del elements[place]
+
+
+def _duplicate(
+    schema: Any, generated: Generated, elements: list[Any], item: Item, element: Any
+) -> None:
+    place = _place(elements, element)
+    if place is not None:
+        elements.insert(place + 1, _other_content(schema, generated, item, element))
+
+
+def _other_content(schema: Any, generated: Generated, item: Item, first: Any) -> Any:
+    made = first
+    for salt in range(1, 9):
+        made = generate_element(schema, generated.element_schema, item, f"#{salt}")
+        made["id"] = first["id"]
+        if made != first:
+            return made
+    # Too short an input to quote in another way, and nothing to choose.
+    for name, value in made.items():
+        if name != "id" and isinstance(value, str):
+            made[name] = f"{value} again"
+    return made
+
+
+def _rename(
+    schema: Any, generated: Generated, elements: list[Any], item: Item, element: Any
+) -> None:
+    element["id"] = _unknown_id(element["id"])
+
+
+def _extra(
+    schema: Any, generated: Generated, elements: list[Any], item: Item, element: Any
+) -> None:
+    added = generate_element(schema, generated.element_schema, item, "#extra")
+    added["id"] = _unknown_id(element["id"])
+    elements.append(added)
+
+
+def _invalid(
+    schema: Any, generated: Generated, elements: list[Any], item: Item, element: Any
+) -> None:
+    _invalidate(element)
+
+
+def _invalidate(element: dict[str, Any]) -> None:
+    for name, value in element.items():
+        if name != "id":
+            element[name] = "unexpected" if isinstance(value, dict) else {"unexpected": True}
+            return
+
+
+def _unknown_id(known: Any) -> Any:
+    return f"unknown-{known}" if isinstance(known, str) else known + 1_000_000
+
+
+_BREAKERS: dict[str, Callable[[Any, Generated, list[Any], Item, Any], None]] = {
+    "drop_id": _drop,
+    "duplicate_id": _duplicate,
+    "rename_id": _rename,
+    "corrupt_ids": _rename,
+    "extra_id": _extra,
+    "invalid_item": _invalid,
+}

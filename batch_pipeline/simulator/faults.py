@@ -1,0 +1,86 @@
+"""Which requests a fault rule hits. What the fault then does: `answers`, `work`, `server`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from batch_pipeline.simulator.config import ANSWER_FAULTS, FaultRule
+from batch_pipeline.simulator.draws import draw
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What goes wrong with one request: one fault of the whole reply, else faults of its items."""
+
+    whole: FaultRule | None = None
+    items: tuple[FaultRule, ...] = ()
+
+    @property
+    def kind(self) -> str | None:
+        """Name of what went wrong, for the journal."""
+        if self.whole:
+            return self.whole.kind
+        return "+".join(rule.kind for rule in self.items) or None
+
+    def billed(self, default: bool) -> bool:
+        """Say whether the attempt is charged; a rule that says so wins."""
+        said = [
+            r.billed for r in (self.whole, *self.items) if r is not None and r.billed is not None
+        ]
+        return said[0] if said else default
+
+
+class FaultPlan:
+    """The rules and their counters.
+
+    A draw depends on seed, rule, body and how often that body was seen, on nothing else: the order
+    of arrival changes nothing, and a re-ask is drawn anew.
+    """
+
+    def __init__(self, rules: tuple[FaultRule, ...], seed: str) -> None:
+        self._rules = rules
+        self._seed = seed
+        self._in_scope: Counter[int] = Counter()
+        self._hits: Counter[int] = Counter()
+        self._seen: Counter[str] = Counter()
+
+    def judge(
+        self,
+        *,
+        provider: str,
+        model: str,
+        key: str,
+        body_sha: str,
+        text: str,
+        item_texts: Iterable[str],
+    ) -> Verdict:
+        """Draw what goes wrong with an admitted request."""
+        if not self._rules:
+            return Verdict()
+        self._seen[body_sha] += 1
+        item_texts = list(item_texts)
+        item_rules = []
+        for index, rule in enumerate(self._rules):
+            per_item = rule.kind in ANSWER_FAULTS
+            where = item_texts if per_item and item_texts else [text, *item_texts]
+            if not rule.covers(provider, model, key):
+                continue
+            if rule.match is not None and not any(rule.match in x for x in where):
+                continue
+            self._in_scope[index] += 1
+            if self._in_scope[index] < rule.after:
+                continue
+            if rule.count is not None and self._hits[index] >= rule.count:
+                continue
+            if (
+                rule.share is not None
+                and draw(self._seed, index, body_sha, self._seen[body_sha]) >= rule.share
+            ):
+                continue
+            self._hits[index] += 1
+            if not per_item:
+                return Verdict(whole=rule)
+            item_rules.append(rule)
+        return Verdict(items=tuple(item_rules))

@@ -1,0 +1,42 @@
+"""What an attempt costs, by genai-prices; imported late, as its data take two seconds to load."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from batch_pipeline.simulator.wire import Usage
+
+
+@lru_cache(maxsize=16_384)
+def _price(provider: str, model: str, usage: Usage, day: str) -> float | None:
+    from genai_prices import Usage as PricedUsage
+    from genai_prices import calc_price
+
+    try:
+        price = calc_price(
+            PricedUsage(
+                input_tokens=usage.input_tokens,
+                cache_read_tokens=usage.cached,
+                cache_write_tokens=usage.cache_write + usage.cache_write_long,
+                cache_write_1h_tokens=usage.cache_write_long,
+                output_tokens=usage.output_tokens,
+            ),
+            model,
+            provider_id=provider,
+            genai_request_timestamp=datetime.fromisoformat(day),
+        )
+    except LookupError:
+        return None
+    return float(price.total_price)
+
+
+def price_usd(provider: str, model: str, usage: Usage, at: float) -> float | None:
+    """Return what one attempt costs in USD, or None for a model without a known price.
+
+    Args:
+        at: when it was sent (seconds since the epoch, UTC): prices are dated.
+    """
+    # Prices change at midnight UTC at the earliest: by the day, equal attempts share one answer.
+    day = datetime.fromtimestamp(at, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return _price(provider, model, usage, day.isoformat())

@@ -1,0 +1,239 @@
+"""Decides all about one generation request without any I/O: admission, fault, answer, latency.
+
+What does not live here: HTTP (`server`) and the protocols (`wire_*`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from batch_pipeline.simulator import tokens
+from batch_pipeline.simulator.answers import REFUSAL, Answer, answer
+from batch_pipeline.simulator.buckets import Buckets
+from batch_pipeline.simulator.catalog import catalog
+from batch_pipeline.simulator.config import SimulatorConfig
+from batch_pipeline.simulator.draws import draw
+from batch_pipeline.simulator.faults import FaultPlan, Verdict
+from batch_pipeline.simulator.items import Item, find_items
+from batch_pipeline.simulator.prompt_cache import PromptCache
+from batch_pipeline.simulator.schema import UnsupportedSchemaError
+from batch_pipeline.simulator.wire import Call, Finish, RefusedError, Reply, Usage, Wire
+from batch_pipeline.simulator.wire_anthropic import AnthropicWire
+from batch_pipeline.simulator.wire_google import GoogleWire
+from batch_pipeline.simulator.wire_openai import OpenAIWire, OpenRouterWire
+
+WIRES: Mapping[str, Wire] = {
+    wire.provider: wire for wire in (GoogleWire(), AnthropicWire(), OpenAIWire(), OpenRouterWire())
+}
+_HTML = b"<html><head><title>Error</title></head><body><h1>Service unavailable</h1></body></html>"
+# These cost the provider nothing; every other fault comes after the work was done.
+_UNBILLED = frozenset({"status", "html", "error_body"})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What will happen to an admitted request.
+
+    Attributes:
+        reply: what to send after `latency_s`; None when nothing is ever sent (`hang`, `cut`).
+        ending: `whole`, `hang`, `cut` (the connection) or `cut_body`.
+        usage: what the attempt is charged for; zero when it is not billed.
+    """
+
+    call: Call
+    buckets: Buckets
+    reply: Reply
+    ending: str
+    usage: Usage
+    billed: bool
+    fault: str | None
+    latency_s: float
+    items: int
+
+
+class Work:
+    """The state behind all requests: configuration, buckets, prompt caches, fault counters."""
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self.config = config
+        self._buckets: dict[tuple[str, str, str], Buckets] = {}
+        self._cache = PromptCache()
+        self._faults = FaultPlan(config.faults, config.seed)
+
+    def configure(self, config: SimulatorConfig) -> None:
+        """Take new settings; buckets and fault counters start anew where theirs changed."""
+        if config.limits != self.config.limits:
+            self._buckets = {}
+        if (config.faults, config.seed) != (self.config.faults, self.config.seed):
+            self._faults = FaultPlan(config.faults, config.seed)
+        self.config = config
+
+    def reset(self) -> None:
+        """Forget buckets, prompt caches and faults; limits and latency stay."""
+        self.config = self.config.model_copy(update={"faults": ()})
+        self._buckets = {}
+        self._cache = PromptCache()
+        self._faults = FaultPlan((), self.config.seed)
+
+    def authenticate(self, wire: Wire, headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+        """Return the request's key.
+
+        Raises:
+            RefusedError: there is none, or it starts with `bad`.
+        """
+        key = wire.key(headers, query)
+        if not key:
+            raise RefusedError(wire.missing_key())
+        if key.startswith("bad"):
+            raise RefusedError(wire.bad_key(key))
+        return key
+
+    def begin(
+        self, wire: Wire, call: Call, *, body_sha: str, request_id: str, mono: float, now: float
+    ) -> Outcome:
+        """Admit a request and decide how it ends.
+
+        Args:
+            mono: monotonic seconds at arrival: limits and caches run on it.
+            now: UTC seconds at arrival, for headers.
+
+        Raises:
+            RefusedError: the key's account, the context window or a limit says no.
+        """
+        mark = self.config.mark_of(call.key)
+        if mark:
+            raise RefusedError(wire.marked(mark, call.model, request_id), call.model)
+        window = catalog(call.provider).context_tokens
+        if call.input_tokens > window:
+            raise RefusedError(wire.too_long(call, window), call.model)
+        items = find_items(call.user_text)
+        right = self._answer(wire, call, items)
+        scope = (call.provider, call.key, call.model)
+        cache = self._cache.look(scope, call.cache_points, mono, wire.cache_granularity)
+        counted = call.input_tokens
+        if wire.cached_input_is_free_of_limits:
+            counted -= cache.read
+        buckets = self._buckets_of(call, mono)
+        excess = buckets.admit(input_tokens=counted, output_tokens=right.output_tokens, now=mono)
+        if excess:
+            reply = wire.limited(excess, call.model, request_id)
+            gauges = wire.gauge_headers(buckets.gauges(mono), now)
+            raise RefusedError(replace(reply, headers={**gauges, **reply.headers}), call.model)
+        verdict = self._faults.judge(
+            provider=call.provider,
+            model=call.model,
+            key=call.key,
+            body_sha=body_sha,
+            text=call.text,
+            item_texts=[item.text for item in items],
+        )
+        said = right
+        if verdict.items or (
+            verdict.whole and verdict.whole.kind in ("malformed_json", "truncated")
+        ):
+            said = self._answer(wire, call, items, verdict)
+        latency_s = self._latency(verdict, said.output_tokens, body_sha)
+        if not wire.reports_cache_writes(call.model):
+            cache = replace(cache, write=0, write_long=0)
+        self._cache.keep(scope, call.cache_points, mono, mono + latency_s)
+        billed = verdict.billed(
+            default=verdict.whole is None or verdict.whole.kind not in _UNBILLED
+        )
+        text, finish = _said(wire, said, verdict)
+        output_tokens = said.output_tokens if text == said.text else tokens.count(text)
+        usage = call.usage(cache, output_tokens)
+        reply = _reply(wire, call, verdict, text, finish, usage, request_id)
+        if reply.status == 200:
+            gauges = wire.gauge_headers(buckets.gauges(mono), now)
+            reply = replace(reply, headers={**reply.headers, **gauges})
+        kind = verdict.whole.kind if verdict.whole else None
+        return Outcome(
+            call=call,
+            buckets=buckets,
+            reply=reply,
+            ending=kind if kind in ("hang", "cut", "cut_body") else "whole",
+            usage=usage if billed else Usage(),
+            billed=billed,
+            fault=verdict.kind,
+            latency_s=latency_s,
+            items=len(items),
+        )
+
+    def _answer(
+        self, wire: Wire, call: Call, items: tuple[Item, ...], verdict: Verdict | None = None
+    ) -> Answer:
+        verdict = verdict or Verdict()
+        try:
+            return answer(
+                schema=call.schema,
+                user_text=call.user_text,
+                items=items,
+                max_tokens=call.max_tokens,
+                broken=verdict.items,
+                whole=verdict.whole.kind if verdict.whole else None,
+            )
+        except UnsupportedSchemaError as error:
+            raise wire.bad_request(str(error), call.model) from error
+
+    def _buckets_of(self, call: Call, now: float) -> Buckets:
+        scope = (call.provider, call.key, call.model)
+        if scope not in self._buckets:
+            limit = self.config.limit_for(call.provider, call.model, call.key)
+            self._buckets[scope] = Buckets(limit, now)
+        return self._buckets[scope]
+
+    def _latency(self, verdict: Verdict, output_tokens: int, body_sha: str) -> float:
+        latency = self.config.latency
+        jitter = latency.jitter_s * draw(self.config.seed, "latency", body_sha)
+        if verdict.whole and verdict.whole.kind in _UNBILLED:
+            output_tokens = 0
+        return latency.base_s + latency.per_output_token_s * output_tokens + jitter
+
+
+def _said(wire: Wire, said: Answer, verdict: Verdict) -> tuple[str, Finish]:
+    kind = verdict.whole.kind if verdict.whole else None
+    if kind == "refusal":
+        # `SAFETY`: it is the answer that was stopped, not the prompt.
+        stopped = verdict.whole is not None and verdict.whole.code == "SAFETY"
+        text = "" if wire.refuses_without_output else REFUSAL
+        return text, "safety" if stopped else "refusal"
+    if kind == "empty":
+        return "", "empty"
+    return said.text, "length" if said.cut else "stop"
+
+
+def _reply(
+    wire: Wire,
+    call: Call,
+    verdict: Verdict,
+    text: str,
+    finish: Finish,
+    usage: Usage,
+    request_id: str,
+) -> Reply:
+    rule = verdict.whole
+    if rule and rule.kind == "html":
+        return Reply(rule.status or 503, _HTML, {"content-type": "text/html"})
+    if rule and rule.kind in ("status", "error_body"):
+        reply = wire.error(
+            rule.status or 502,
+            code=rule.code,
+            retry_after_s=rule.retry_after_s,
+            model=call.model,
+            request_id=request_id,
+        )
+        return replace(reply, status=200) if rule.kind == "error_body" else reply
+    return wire.success(call, text, finish, usage, request_id)
+
+
+def body_object(wire: Wire, value: Any) -> dict[str, Any]:
+    """Return a request's JSON object.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    if not isinstance(value, dict):
+        raise RefusedError(wire.error(400, message="The request body is not a JSON object."))
+    return value

@@ -1,0 +1,119 @@
+"""What every workload provides; component, CLI and reports know workloads only through this.
+
+What belongs here: the Workload protocol and the registry of the project's own workloads. What does
+not: any domain.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from batch_pipeline.engine.step import Row, Step
+from batch_pipeline.errors import UsageError
+from batch_pipeline.sources.table import InputRow, InputTable
+
+__all__ = [
+    "InputRow",
+    "InputTable",
+    "Row",
+    "Step",
+    "Workload",
+    "default_sample",
+    "load_workload",
+    "workload_names",
+]
+
+# Imported when used: reading one workload must not pay for the others.
+_OWN_WORKLOADS = {"roadmaps": "batch_pipeline.workloads.roadmaps.workload:RoadmapsWorkload"}
+
+
+class Workload(Protocol):
+    """What to do with one kind of table."""
+
+    name: str
+    title: str
+    required_columns: Sequence[str]
+    item_id_column: str | None  # None: the item id is a hash of the row's content
+
+    def open_input(self, source: str, options: Mapping[str, Any]) -> InputTable:
+        """Open `source` (a file path, or what the workload understands) for ingest.
+
+        Raises:
+            UsageError: when the source as a whole cannot be used.
+        """
+        ...
+
+    def skip_reason(self, row: Row) -> str:
+        """Why a row needs no call (nothing to ask about), or empty."""
+        ...
+
+    def steps(self, prompt: str, knobs: Mapping[str, Any]) -> Sequence[Step]:
+        """The step DAG, in order.
+
+        Args:
+            prompt: prompt.md.
+            knobs: the operator's (pack, timeout_s); those absent have defaults.
+        """
+        ...
+
+    @property
+    def deliverable_columns(self) -> Sequence[str]:
+        """Columns of the deliverables, in order."""
+        ...
+
+    def deliverable_row(self, row: Row, output: Mapping[str, Any] | None) -> dict[str, Any]:
+        """One row of the deliverables: the input row and the last step's output.
+
+        Args:
+            row: the input row's values.
+            output: what the last step gave, or None where the item has no result.
+        """
+        ...
+
+    def deliverable_stem(self, batch_id: str, table_name: str, stamp: str) -> str:
+        """File name without ending, for example `roadmap_frontend_20261121_140000`."""
+        ...
+
+    @property
+    def search_columns(self) -> Sequence[str]:
+        """Columns that the SQLite deliverable indexes for full-text search."""
+        ...
+
+
+def default_sample(workload: str, root: Path) -> Path:
+    """The project's own small sample of a workload's input."""
+    return root / "data" / "samples" / workload
+
+
+def workload_names() -> list[str]:
+    """Names of the project's own workloads."""
+    return sorted(_OWN_WORKLOADS)
+
+
+def load_workload(name: str) -> Workload:
+    """One of the project's own workloads by name, or a user's by `package.module:Class`.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    target = _OWN_WORKLOADS.get(name, name)
+    module_name, _, class_name = target.partition(":")
+    if not class_name:
+        near = difflib.get_close_matches(name, workload_names(), n=1)
+        hint = (
+            f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(workload_names())}."
+        )
+        raise UsageError(
+            f"There is no workload '{name}'.", f"{hint} A class of your own is named module:Class."
+        )
+    try:
+        workload: Workload = getattr(import_module(module_name), class_name)()
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UsageError(
+            f"The workload '{target}' cannot be loaded: {error}.", "Check its module and class."
+        ) from error
+    return workload

@@ -1,0 +1,144 @@
+"""An operator's knobs: what defs.yaml, the launchpad and the CLI call by the same names.
+
+What belongs here: the knobs' types, defaults and help, and reading a workload's defs.yaml without Dagster. What does
+not: what a knob does (runner.py, engine).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from batch_pipeline.errors import UsageError
+from batch_pipeline.workloads.base import Workload, load_workload, workload_names
+
+DEFS_FOLDER = Path(__file__).resolve().parent.parent / "defs"
+
+
+class ScheduleKnobs(BaseModel):
+    """When a workload's nightly run starts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cron: str = Field(default="0 23 * * *", description="Cron expression of the nightly run.")
+    timezone: str = Field(default="UTC", description="IANA time zone that the cron is read in.")
+
+
+class Knobs(BaseModel):
+    """How a run of a workload goes about its work; every field can be set in defs.yaml, run config and on the CLI."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    route: str = Field(
+        default="google/gemini-3.1-flash-lite",
+        description="Models to try, in order: `provider/model, provider/model`.",
+    )
+    workers: int = Field(default=4, ge=1, le=10_000, description="Requests in flight at once.")
+    rate_limit: float | None = Field(
+        default=None, gt=0, description="Requests per minute of the key; empty is no limit."
+    )
+    input_tokens_per_min: float | None = Field(
+        default=None, gt=0, description="Prompt tokens per minute of the key; empty is no limit."
+    )
+    output_tokens_per_min: float | None = Field(
+        default=None, gt=0, description="Output tokens per minute of the key; empty is no limit."
+    )
+    pack: int | None = Field(
+        default=None, ge=1, description="Rows per request; empty is the workload's own number."
+    )
+    chunk_size: int = Field(
+        default=100, ge=1, description="Rows per chunk (Dagster partition); at most 200 chunks."
+    )
+    timeout_s: float | None = Field(
+        default=None, gt=0, description="Seconds until a call counts as timed out."
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="Ask about at most so many rows; the rest stay pending."
+    )
+    include_blocked: bool = Field(
+        default=False, description="Ask blocked rows again as well as failed ones."
+    )
+    no_enrich: bool = Field(default=False, description="Export the rows without any call.")
+
+
+class WorkloadConfig(Knobs):
+    """A workload's defs.yaml."""
+
+    workload: str = Field(description="Which workload: a package below batch_pipeline/workloads.")
+    prompt_file: str = Field(default="prompt.md", description="System prompt, beside defs.yaml.")
+    schedule: ScheduleKnobs = Field(default_factory=ScheduleKnobs)
+    folder: Path = Field(default=DEFS_FOLDER, exclude=True, description="Where defs.yaml is.")
+
+    @cached_property
+    def prompt(self) -> str:
+        """The system prompt's text.
+
+        Raises:
+            UsageError: the file is missing or empty.
+        """
+        path = self.folder / self.prompt_file
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UsageError(f"The prompt file {path} cannot be read: {error.strerror}.") from error
+        if not text:
+            raise UsageError(
+                f"The prompt file {path} is empty.", "Write the system prompt into it."
+            )
+        return text
+
+    @property
+    def domain(self) -> Workload:
+        """The workload's Python side."""
+        return load_workload(self.workload)
+
+    def with_options(self, options: dict[str, Any]) -> WorkloadConfig:
+        """A copy in which the options that are given (not None) win.
+
+        Raises:
+            UsageError: an option has a value it cannot have.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            return WorkloadConfig.model_validate(
+                {**self.model_dump(exclude={"folder"}), **given, "folder": self.folder}
+            )
+        except ValidationError as error:
+            raise UsageError(_describe(error)) from error
+
+
+def load_workload_config(workload: str) -> WorkloadConfig:
+    """The knobs of a workload as its defs.yaml has them.
+
+    Raises:
+        UsageError: no such workload, or its defs.yaml cannot be used.
+    """
+    folder = DEFS_FOLDER / workload
+    path = folder / "defs.yaml"
+    if not workload.isidentifier() or not path.is_file():
+        raise UsageError(
+            f"There is no workload {workload!r}.", f"There are: {', '.join(workload_names())}."
+        )
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return WorkloadConfig.model_validate({**document["attributes"], "folder": folder})
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_describe(error)}", "Correct defs.yaml.") from error
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is not a component file: {error}.", "It needs `type:` and `attributes:`."
+        ) from error
+
+
+def _describe(error: ValidationError) -> str:
+    return (
+        "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_context=False)
+        )
+        + "."
+    )
