@@ -690,7 +690,8 @@ class Engine:
             if isinstance(answer, Answers):
                 bad = [pack[place] for place in sorted(answer.problems)]
                 return _Asked(bad, failure=answer.failure)
-            self._tally.errors[answer.kind] = self._tally.errors.get(answer.kind, 0) + 1
+            kind = answer.kind.value
+            self._tally.errors[kind] = self._tally.errors.get(kind, 0) + 1
             if answer.kind is ErrorKind.BATCH_FATAL:
                 self._stop_for_good(_fatal_message(self._endpoint.label, answer))
                 return _Asked(pack, ended=True)
@@ -723,7 +724,7 @@ class Engine:
             member.error = error.message
             member.refused = error.kind is ErrorKind.REFUSED
         if len(pack) == 1 and error.kind is ErrorKind.ITEM_PERMANENT:
-            self._finish_failed(pack[0], error.kind)
+            self._finish_failed(pack[0], error.kind.value)
             return _Asked(pack, ended=True)
         return _Asked(pack, failure=error.message)
 
@@ -798,7 +799,7 @@ class Engine:
             member.error = f"{self._endpoint.label} did not answer: {error.message}"
         if last_round:
             for member in pack:
-                self._finish_failed(member, ErrorKind.TRANSIENT)
+                self._finish_failed(member, ErrorKind.TRANSIENT.value)
         else:
             self._put_off.append(pack)
         return _Asked(pack, ended=True)
@@ -1062,7 +1063,7 @@ class Engine:
                         outcome=outcome,
                         cache_key=member.key,
                         model=self._endpoint.label,
-                        error_kind="refused" if member.refused else str(kind),
+                        error_kind="refused" if member.refused else kind,
                         error=f"Row {item.number} ({item.item_id}): {member.error}",
                         cost_nano=member.cost_nano if rank == 0 else 0,
                     ),

@@ -64,6 +64,8 @@ def answer(
         text = json.dumps(generated.value, ensure_ascii=False, separators=(",", ":"))
     if whole == "malformed_json":
         text = f"Here is the result:\n{text[: len(text) * 2 // 3]}"
+    # JSON inside the prompt can hold half a surrogate pair, which no reply can carry.
+    text = text.encode("utf-8", "replace").decode()
     output_tokens = tokens.count(text)
     limit = output_tokens if max_tokens is None else max_tokens
     if whole == "truncated":

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from batch_pipeline.simulator.config import Limit
 
-
 _TOLERANCE = 1e-6
 
 

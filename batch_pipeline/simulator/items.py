@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,9 @@ from typing import Any
 from batch_pipeline.simulator.draws import fingerprint
 
 _DECODER = json.JSONDecoder()
-# A text full of braces that are no JSON must not cost quadratic time.
-_MAX_FAILED_PARSES = 64
+_OPENING = re.compile(r"[\[{]")
+# A text full of brackets that are no JSON must not cost quadratic time.
+_MAX_FAILED_PARSES = 2_000
 _MAX_DEPTH = 3
 
 
@@ -53,10 +55,10 @@ def find_items(text: str) -> tuple[Item, ...]:
     best_size = 0
     position = failures = 0
     while failures < _MAX_FAILED_PARSES:
-        starts = [p for p in (text.find("{", position), text.find("[", position)) if p >= 0]
-        if not starts:
+        opening = _OPENING.search(text, position)
+        if opening is None:
             break
-        start = min(starts)
+        start = opening.start()
         try:
             value, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
@@ -67,10 +69,11 @@ def find_items(text: str) -> tuple[Item, ...]:
         if found and end - start > best_size:
             best, best_size = found, end - start
         position = end
-    unique = {json.dumps(row["id"]): row for row in reversed(best)}
+    unique: dict[str, dict[str, Any]] = {}
+    for row in best:
+        unique.setdefault(json.dumps(row["id"]), row)
     return tuple(
-        Item(row["id"], {k: v for k, v in row.items() if k != "id"})
-        for row in reversed(unique.values())
+        Item(row["id"], {k: v for k, v in row.items() if k != "id"}) for row in unique.values()
     )
 
 

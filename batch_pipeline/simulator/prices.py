@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from batch_pipeline.simulator.wire import Usage
+
+
+@cache
+def load() -> None:
+    """Load the price data now."""
+    import genai_prices.data_snapshot
+
+    genai_prices.data_snapshot.get_snapshot()
 
 
 @lru_cache(maxsize=16_384)
@@ -35,6 +43,9 @@ def price_usd(provider: str, model: str, usage: Usage, at: float) -> float | Non
     """Return what one attempt costs in USD, or None for a model without a known price.
 
     Args:
+        provider: google, anthropic, openai or openrouter.
+        model: as it was asked for.
+        usage: the attempt's tokens.
         at: when it was sent (seconds since the epoch, UTC): prices are dated.
     """
     # Prices change at midnight UTC at the earliest: by the day, equal attempts share one answer.

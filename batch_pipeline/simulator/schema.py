@@ -364,7 +364,7 @@ def _string(schema: Schema, source: Source, path: str) -> str:
     while len(text) < least:
         text = f"{text} {quote(words, more % len(words))}"
         more += QUOTE_WORDS
-    if len(text) > most:
+    if len(text) > most + 5:
         text = text[: int(most)].rstrip().ljust(int(least), "x")
     pattern = schema.get("pattern")
     if pattern and not re.search(pattern, text):

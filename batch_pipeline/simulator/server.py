@@ -16,12 +16,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import uvloop
 from aiohttp import web
 from pydantic import ValidationError
 
+from batch_pipeline.simulator import prices
 from batch_pipeline.simulator.catalog import catalog
 from batch_pipeline.simulator.config import SimulatorConfig
 from batch_pipeline.simulator.draws import fingerprint
@@ -34,7 +36,7 @@ from batch_pipeline.simulator.work import WIRES, Outcome, Work, body_object
 # asyncio's default of 100 leaves a burst of 250 connections hanging.
 BACKLOG = 4_096
 _MAX_BODY = 64 * 1024 * 1024
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _IDLE_CHECK_S = 5.0
 _SHUTDOWN_S = 1.0
 _DEFAULT_PAGE = 1_000
@@ -95,11 +97,12 @@ class Simulator:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        # A web page that a browser was tricked into resolving to loopback sends its own Host.
-        host = request.host
-        name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if name not in _LOOPBACK:
-            return _json(403, {"error": f"Host {host!r} is not a loopback name"})
+        # A web page can make a browser send requests here, or resolve its own name to loopback.
+        if not _is_loopback(f"//{request.host}"):
+            return _json(403, {"error": f"Host {request.host!r} is not a loopback name"})
+        origin = request.headers.get("origin")
+        if origin is not None and not _is_loopback(origin):
+            return _json(403, {"error": f"Origin {origin!r} is not a loopback name"})
         self.last_request = time.monotonic()
         try:
             return await handler(request)
@@ -160,6 +163,9 @@ class Simulator:
                 )
             )
 
+        if isinstance(wire, OpenRouterWire):
+            # Its replies name their price; loading the data here would stop every other request.
+            await asyncio.to_thread(prices.load)
         try:
             call = self._call(wire, request, raw, endpoint)
             outcome = self._work.begin(
@@ -292,6 +298,13 @@ class Simulator:
         return _json(200, await asyncio.to_thread(self._journal.summary))
 
 
+def _is_loopback(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname in _LOOPBACK
+    except ValueError:
+        return False
+
+
 def health(started_at: float) -> dict[str, Any]:
     """Return what `GET /_sim/health` says."""
     return {
@@ -373,6 +386,11 @@ async def run(
     """Serve until SIGTERM, SIGINT or `idle_exit_s` seconds without a request.
 
     Args:
+        host: a loopback address.
+        port: 0 lets the system choose.
+        state_dir: where simulator.json and journal.jsonl are kept.
+        config: what to start with.
+        idle_exit_s: None serves for ever.
         ready: called once, when requests are accepted.
     """
     simulator = Simulator(state_dir, config)

@@ -164,7 +164,7 @@ class GoogleWire(Wire):
             details.append(_quota_failure(metric, quota, "0", model))
             message = message or _quota_message(metric, "0", model, retry_after_s)
         if retry_after_s is not None:
-            details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": f"{retry_after_s:.9g}s"})
+            details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _duration(retry_after_s)})
         # Only these two share a status code with another error and matter to a client.
         named = code if code in ("FAILED_PRECONDITION", "CANCELLED") else None
         error: Json = {
@@ -272,6 +272,10 @@ def _schema(config: Json) -> Json | None:
     return ANY_JSON_SCHEMA if _field(config, "responseMimeType") == "application/json" else None
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
 def _quota_failure(metric: str, quota: str, value: str, model: str) -> Json:
     violation = {
         "quotaMetric": f"{_METRIC}{metric}",
@@ -283,6 +287,6 @@ def _quota_failure(metric: str, quota: str, value: str, model: str) -> Json:
 
 
 def _quota_message(metric: str, value: str, model: str, wait_s: float | None) -> str:
-    retry = "" if wait_s is None else f"\nPlease retry in {wait_s:.9g}s."
+    retry = "" if wait_s is None else f"\nPlease retry in {_duration(wait_s)}."
     where = f"{_METRIC}{metric}, limit: {value}, model: {model}"
     return f"{_QUOTA_MESSAGE} \n* Quota exceeded for metric: {where}{retry}"

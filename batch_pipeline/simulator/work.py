@@ -96,6 +96,10 @@ class Work:
         """Admit a request and decide how it ends.
 
         Args:
+            wire: the provider's protocol.
+            call: the request, read by it.
+            body_sha: name of the request's bytes: draws depend on it.
+            request_id: what the reply will call it.
             mono: monotonic seconds at arrival: limits and caches run on it.
             now: UTC seconds at arrival, for headers.
 

@@ -128,7 +128,7 @@ def _new_items(workload: Workload, table: InputTable) -> Iterator[NewItem]:
             item_id=item_id if count == 1 else f"{item_id}~{count}",
             number=row.number,
             row=dict(row.values),
-            problem=f"Row {row.number}: {row.problem}" if row.problem else "",
+            problem=row.problem,
             skip="" if row.problem else workload.skip_reason(row.values),
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import anthropic
 import httpx
-import openai
+import openai as openai_sdk
 from google import genai
 from google.genai import types as genai_types
 
@@ -62,13 +62,13 @@ class Running:
         url = base_urls(self.url)["anthropic"]
         return anthropic.Anthropic(api_key=key, base_url=url, max_retries=0, **options)
 
-    def openai(self, key: str = "sk-test", **options: Any) -> openai.OpenAI:
+    def openai(self, key: str = "sk-test", **options: Any) -> openai_sdk.OpenAI:
         url = base_urls(self.url)["openai"]
-        return openai.OpenAI(api_key=key, base_url=url, max_retries=0, **options)
+        return openai_sdk.OpenAI(api_key=key, base_url=url, max_retries=0, **options)
 
-    def openrouter(self, key: str = "sk-or-v1-test") -> openai.OpenAI:
+    def openrouter(self, key: str = "sk-or-v1-test") -> openai_sdk.OpenAI:
         url = base_urls(self.url)["openrouter"]
-        return openai.OpenAI(api_key=key, base_url=url, max_retries=0)
+        return openai_sdk.OpenAI(api_key=key, base_url=url, max_retries=0)
 
     def chat(
         self, text: str = "hello there", *, key: str = "sk-test", **fields: Any

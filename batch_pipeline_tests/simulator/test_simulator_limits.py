@@ -147,7 +147,7 @@ def test_tokens_are_limited_apart_from_requests(
 def test_cached_input_is_free_of_the_anthropic_limit(simulator: Running) -> None:
     simulator.configure(limits=[{"input_tokens_per_minute": 3_000}])
     system = " ".join(f"Rule {n}: be exact." for n in range(300))
-    block = {"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}
+    block: Any = {"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}
     client = simulator.anthropic()
     for _ in range(3):
         client.messages.create(**CLAUDE, system=[block])

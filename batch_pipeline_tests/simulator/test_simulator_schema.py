@@ -169,6 +169,8 @@ def test_items_are_found_inside_prose_with_other_json() -> None:
     text = f'Answer like {{"id": 1}} or {{broken. Data:\n{json.dumps({"x": {"rows": rows}})}\nGo.'
     assert [item.id for item in find_items(text)] == ["a", "b"]
     assert find_items("no json { here") == ()
+    hard = "[ { " * 500 + json.dumps({"rows": [*rows, rows[0]]})
+    assert [item.id for item in find_items(hard)] == ["a", "b"]
 
 
 def test_a_pattern_beyond_the_simulator_is_a_clear_error() -> None:

@@ -83,8 +83,9 @@ def test_google_answers_a_packed_json_schema(simulator: Running, version: str) -
     assert reply.text is not None and reply.usage_metadata is not None
     check_packed(reply.text)
     [record] = simulator.journal()
-    assert record["input_tokens"] == reply.usage_metadata.prompt_token_count > 50
-    assert record["output_tokens"] == reply.usage_metadata.candidates_token_count > 10
+    assert record["input_tokens"] == reply.usage_metadata.prompt_token_count
+    assert record["output_tokens"] == reply.usage_metadata.candidates_token_count
+    assert record["input_tokens"] > 50 and record["output_tokens"] > 10
     assert record["items"] == 2 and record["request_id"] == reply.response_id
 
 
@@ -354,7 +355,7 @@ def test_long_equal_prefixes_are_cached_as_each_provider_does_it(simulator: Runn
     assert (second.cache_read_input_tokens or 0) > 1_024
     assert first.cache_read_input_tokens == 0 == again.cache_read_input_tokens
     assert plain.cache_creation_input_tokens == 0
-    read = []
+    read: list[Any] = []
     for question in ("a", "b"):
         chat = simulator.openai().chat.completions.create(
             model="gpt-6-luna",

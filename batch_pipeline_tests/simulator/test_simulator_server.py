@@ -24,6 +24,7 @@ from batch_pipeline.simulator.launch import (
 from batch_pipeline_tests.simulator.running import ROOT, Running, running
 from batch_pipeline_tests.simulator.test_simulator_faults import FORMAT, IDS, ROWS
 
+COMMAND = [sys.executable, "-m", "batch_pipeline.simulator"]
 ENSURE = (
     "import sys; from pathlib import Path; from batch_pipeline.simulator.launch import "
     "ensure_simulator; sys.stdout.write(ensure_simulator(Path(sys.argv[1])))"
@@ -96,6 +97,8 @@ def test_only_loopback_names_are_served(simulator: Running) -> None:
         ("evil.example", 403),
     ):
         assert simulator.http.get("/_sim/health", headers={"host": host}).status_code == status
+    for origin, status in ((f"http://localhost:{port}", 200), ("https://evil.example", 403)):
+        assert simulator.http.get("/_sim/health", headers={"origin": origin}).status_code == status
 
 
 def test_a_bad_body_gets_the_providers_own_400(simulator: Running) -> None:
@@ -111,6 +114,12 @@ def test_a_bad_body_gets_the_providers_own_400(simulator: Running) -> None:
         assert (reply.status_code, "message" in reply.json()["error"]) == (400, True), body
     reply = simulator.http.get("/anthropic/v1/nothing", headers=headers)
     assert (reply.status_code, reply.json()["error"]["type"]) == (404, "not_found_error")
+
+
+def test_half_a_surrogate_pair_in_a_row_is_answered(simulator: Running) -> None:
+    rows = '{"rows": [{"id": "0", "text": "broken \\ud83d emoji"}]}'
+    reply = simulator.chat(rows, response_format=FORMAT)
+    assert json.loads(reply.json()["choices"][0]["message"]["content"])["results"][0]["id"] == "0"
 
 
 def test_a_restarted_simulator_continues_its_journal(tmp_path: Path) -> None:
@@ -134,8 +143,7 @@ def test_a_wrong_config_file_ends_with_a_clear_error(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"limits": 3}')
     ended = subprocess.run(
-        [sys.executable, "-m", "batch_pipeline.simulator"]
-        + ["--state-dir", str(tmp_path), "--config", str(config)],
+        [*COMMAND, "--state-dir", str(tmp_path), "--config", str(config)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -145,8 +153,7 @@ def test_a_wrong_config_file_ends_with_a_clear_error(tmp_path: Path) -> None:
 
 def test_an_idle_simulator_ends(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "batch_pipeline.simulator"]
-        + ["--state-dir", str(tmp_path), "--idle-exit-s", "0.2"],
+        [*COMMAND, "--state-dir", str(tmp_path), "--idle-exit-s", "0.2"],
         cwd=ROOT,
         capture_output=True,
         timeout=30,

@@ -1,0 +1,1 @@
+"""The engine against the simulator over HTTP."""

@@ -1,0 +1,168 @@
+"""A simulator for tests, and engine runs against it.
+
+What belongs here: helpers that tests of several rooms use. What does not: assertions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from batch_pipeline.engine.job import ChunkDone, Job, RunDone
+from batch_pipeline.engine.thread import EngineThread
+from batch_pipeline.ledger.batches import Batch, Item, list_chunks, stream_items
+from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.settings import Settings
+from batch_pipeline.simulator.launch import ensure_simulator, stop_simulator
+from batch_pipeline.workloads.config import WorkloadConfig, load_workload_config
+from batch_pipeline.workloads.runner import ingest_batch, open_ledger, plan_job
+
+QUICK: dict[str, Any] = {
+    "seed": "simulator",
+    "faults": [],
+    "limits": [],
+    "latency": {"base_s": 0.01, "per_output_token_s": 0.0, "jitter_s": 0.01},
+}
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """A running simulator and its control endpoints."""
+
+    url: str
+
+    @classmethod
+    @contextmanager
+    def start(cls, state_dir: Path) -> Iterator[Simulator]:
+        """Start one whose state is in `state_dir`; it ends with the context."""
+        try:
+            yield cls(ensure_simulator(state_dir))
+        finally:
+            stop_simulator(state_dir)
+
+    def configure(self, **settings: Any) -> None:
+        """Set limits, latency, faults or the seed; what is not named has its quick default."""
+        reply = httpx.put(f"{self.url}/_sim/config", json={**QUICK, **settings}, timeout=30)
+        assert reply.status_code == 200, reply.text
+
+    def reset(self) -> None:
+        """Empty the journal and take back all faults and limits."""
+        self.configure()
+        reply = httpx.post(f"{self.url}/_sim/reset", timeout=30)
+        assert reply.status_code == 200, reply.text
+        self.configure()
+
+    def summary(self) -> dict[str, Any]:
+        """Totals of the journal."""
+        return dict(httpx.get(f"{self.url}/_sim/summary", timeout=30).json())
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Every attempt since the last reset."""
+        entries: list[dict[str, Any]] = []
+        while True:
+            reply = httpx.get(
+                f"{self.url}/_sim/journal",
+                params={"since": entries[-1]["n"] if entries else 0, "limit": 1_000},
+                timeout=30,
+            ).json()
+            page = reply["records"]
+            if not page:
+                return entries
+            entries.extend(page)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run came to."""
+
+    done: RunDone
+    chunks: list[ChunkDone]
+    job: Job
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Outcomes with at least one row."""
+        return {
+            outcome.value: count for outcome, count in self.done.tally.outcomes.items() if count
+        }
+
+
+class Bench:
+    """One installation's ledger in a folder of the test, working against the simulator.
+
+    Args:
+        folder: the installation's data folder.
+        simulator: what plays the providers.
+        knobs: the operator's, over those of defs/roadmaps/defs.yaml.
+    """
+
+    def __init__(self, folder: Path, simulator: Simulator, **knobs: Any) -> None:
+        self.settings = Settings(folder, f"sqlite:///{folder / 'ledger.db'}", True)
+        self.simulator = simulator
+        config = load_workload_config("roadmaps")
+        self.config: WorkloadConfig = config.model_copy(
+            update={"rate_limit": None, "workers": 8, **knobs}
+        )
+
+    def open(self) -> Ledger:
+        """The ledger, in the simulated realm."""
+        return open_ledger(self.settings, "simulated")
+
+    def ingest(self, source: Path, batch_id: str | None = None) -> Batch:
+        """Ingest a table."""
+        with self.open() as ledger:
+            return ingest_batch(ledger, self.config, str(source), batch_id=batch_id)[0]
+
+    def job(
+        self, batch: Batch, run_id: str = "run", chunks: Sequence[str] | None = None, **settings: Any
+    ) -> Job:
+        """A job over all chunks of a batch; `settings` are fields of RunSettings."""
+        from dataclasses import replace
+
+        if chunks is None:
+            with self.open() as ledger, ledger.read() as connection:
+                chunks = [
+                    chunk.chunk_key
+                    for chunk in list_chunks(connection, ledger.realm, batch.batch_id)
+                ]
+        job = plan_job(
+            self.config,
+            run_id=run_id,
+            batch_id=batch.batch_id,
+            chunk_keys=chunks,
+            realm="simulated",
+            simulator=self.simulator.url,
+        )
+        quick = {"backoff_s": 0.02, "max_backoff_s": 0.2, **settings}
+        return replace(job, settings=replace(job.settings, **quick))
+
+    def start(self, job: Job) -> EngineThread:
+        """Start a job on a thread of its own."""
+        return EngineThread(self.open, job).start()
+
+    def run(self, batch: Batch, run_id: str = "run", **settings: Any) -> Ran:
+        """Run a batch to its end."""
+        job = self.job(batch, run_id, **settings)
+        return finish(self.start(job), job)
+
+    def items(self, batch: Batch) -> list[Item]:
+        """All items of a batch, in order."""
+        with self.open() as ledger:
+            return list(stream_items(ledger, batch.batch_id))
+
+
+def finish(thread: EngineThread, job: Job) -> Ran:
+    """Take a run's events to the end."""
+    chunks: list[ChunkDone] = []
+    for event in thread.events():
+        if isinstance(event, RunDone):
+            if event.error is not None:
+                raise event.error
+            return Ran(event, chunks, job)
+        chunks.append(event)
+    raise AssertionError("the run ended without RunDone")
