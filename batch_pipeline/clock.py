@@ -1,7 +1,7 @@
 """Time as every room sees it: UTC seconds, monotone, and injectable.
 
-What belongs here: the Clock protocol, the wall clock and the one that tests drive. What does not: schedules and
-time zones (defs), or durations measured for a benchmark.
+What belongs here: the Clock protocol, the wall clock and the one that tests drive. What does not:
+schedules and time zones (defs), or durations measured for a benchmark.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where `now` and waiting come from. Seconds everywhere."""
+    """Where `now` and waiting come from.
+
+    Seconds everywhere.
+    """
 
     def now(self) -> float:
         """UTC seconds since the epoch; never steps backward within a process."""
@@ -26,7 +29,9 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The host's clock, clamped so that a step backward (NTP, a resumed machine) cannot reopen a limit."""
+    """The host's clock, clamped so that a step backward (NTP, a resumed machine) cannot reopen a
+    limit.
+    """
 
     def __init__(self) -> None:
         self._last = 0.0

@@ -1,6 +1,7 @@
 """Errors a user reads: each says what was wrong, where, and what to do next.
 
-What belongs here: the base type and the errors that several rooms raise. Errors of one room live in that room.
+What belongs here: the base type and the errors that several rooms raise. Errors of one room live
+in that room.
 """
 
 from __future__ import annotations

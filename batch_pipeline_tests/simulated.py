@@ -119,7 +119,11 @@ class Bench:
             return ingest_batch(ledger, self.config, str(source), batch_id=batch_id)[0]
 
     def job(
-        self, batch: Batch, run_id: str = "run", chunks: Sequence[str] | None = None, **settings: Any
+        self,
+        batch: Batch,
+        run_id: str = "run",
+        chunks: Sequence[str] | None = None,
+        **settings: Any,
     ) -> Job:
         """A job over all chunks of a batch; `settings` are fields of RunSettings."""
         from dataclasses import replace

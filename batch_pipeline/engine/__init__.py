@@ -1,1 +1,3 @@
-"""The batch engine: plan, pack, admit, call, settle; knows neither Dagster nor any provider's SDK."""
+"""The batch engine: plan, pack, admit, call, settle; knows neither Dagster nor any provider's
+SDK.
+"""

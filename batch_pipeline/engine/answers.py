@@ -1,6 +1,7 @@
-"""Reading a packed answer: which items were answered, and what is wrong with the others. Pure.
+"""Reading a packed answer: which items were answered, and what is wrong with the others.
 
-What belongs here: matching by id and validation. What does not: what to do about a bad answer (engine.py).
+Pure. What belongs here: matching by id and validation. What does not: what to do about a bad
+answer (engine.py).
 """
 
 from __future__ import annotations

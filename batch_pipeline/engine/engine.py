@@ -108,7 +108,10 @@ class _ChunkState:
 
 @dataclass(slots=True)
 class _Member:
-    """A question: one cache key, and the rows that share it. The first row pays."""
+    """A question: one cache key, and the rows that share it.
+
+    The first row pays.
+    """
 
     key: str
     content: dict[str, Any]
@@ -171,9 +174,7 @@ class Engine:
         pause_key = PauseKey(
             ledger.realm, job.endpoint.provider, job.endpoint.label, job.endpoint.key_id
         )
-        self._gate = Gate(
-            self._writer, clock, pause_key, self._owner.owner_id, job.settings.rates
-        )
+        self._gate = Gate(self._writer, clock, pause_key, self._owner.owner_id, job.settings.rates)
         self._keys = KeyMaker(job.step)
         self._packer: Packer[_Member] = Packer(job.step.max_items, job.step.max_input_tokens)
         self._packs: asyncio.Queue[list[_Member] | None] = asyncio.Queue(
@@ -196,7 +197,7 @@ class Engine:
         self._broken: BaseException | None = None
         self._note = ""
 
-    # ---- what other threads may call -------------------------------------------------------------------------------
+    # ---- what other threads may call ----
 
     def progress(self) -> Progress:
         """Where the run stands; safe to call from any thread (it may be a moment old)."""
@@ -216,13 +217,16 @@ class Engine:
         )
 
     def stop(self) -> None:
-        """Stop admitting; calls in flight are drained and settled. Call on the loop's thread."""
+        """Stop admitting; calls in flight are drained and settled.
+
+        Call on the loop's thread.
+        """
         if not self._interrupted:
             self._interrupted = True
             self._note = "stopping: waiting for calls in flight"
             self._cancel_waiting()
 
-    # ---- the run -------------------------------------------------------------------------------------------------------
+    # ---- the run ----
 
     async def run(self) -> RunDone:
         """Run the job to its end; emits ChunkDone events and, last, RunDone (also returned)."""
@@ -302,7 +306,10 @@ class Engine:
             await self._drain(asyncio.ensure_future(self._second_round()))
 
     async def _drain(self, work: asyncio.Future[Any]) -> bool:
-        """Wait for calls in flight; after a stop no longer than `drain_s`. Whether all came back."""
+        """Wait for calls in flight; after a stop no longer than `drain_s`.
+
+        Whether all came back.
+        """
         stopped_at: float | None = None
         while True:
             await asyncio.wait([work], timeout=0.5)
@@ -362,7 +369,7 @@ class Engine:
             self._fatal = message
             self._cancel_waiting()
 
-    # ---- planning ------------------------------------------------------------------------------------------------------
+    # ---- planning ----
 
     async def _plan(self) -> None:
         """Feed the workers: lease, look up, claim, pack."""
@@ -475,7 +482,9 @@ class Engine:
         return list(found.values())
 
     async def _claim(self, members: list[_Member]) -> None:
-        """Single flight: pack what is ours to ask, follow what is asked already, park what others ask."""
+        """Single flight: pack what is ours to ask, follow what is asked already, park what others
+        ask.
+        """
         fresh: list[_Member] = []
         for member in members:
             known = self._members.get(member.key)
@@ -551,7 +560,7 @@ class Engine:
         for pack in self._packer.flush():
             await self._packs.put(pack)
 
-    # ---- asking --------------------------------------------------------------------------------------------------------
+    # ---- asking ----
 
     async def _worker(self) -> None:
         """A slot: at most one request of this worker is in flight."""
@@ -674,7 +683,9 @@ class Engine:
     async def _ask(
         self, pack: list[_Member], reason: str, parent: str | None, last_round: bool
     ) -> _Asked:
-        """Send one request, again after passing failures, and settle it; finishes the members it answers."""
+        """Send one request, again after passing failures, and settle it; finishes the members it
+        answers.
+        """
         settings = self._job.settings
         call, worst = self._build(pack)
         trip = _Trip(uuid.uuid4().hex[:16], parent, reason)
@@ -731,7 +742,10 @@ class Engine:
     async def _attempt(
         self, pack: list[_Member], trip: _Trip, call: WireCall, worst: Usage
     ) -> Answers | ProviderError | None:
-        """One wire call: wait for a turn, write it ahead, send, settle. None: it was not sent; try again."""
+        """One wire call: wait for a turn, write it ahead, send, settle.
+
+        None: it was not sent; try again.
+        """
         ticket = await self._turn(worst.input_tokens, len(pack))
         if ticket is None:
             return None
@@ -755,7 +769,9 @@ class Engine:
             wire = await self._transport.send(call, timeout_s=self._step.timeout_s)
             reply = self._endpoint.codec.read(wire)
         except ProviderError as error:
-            self._settle_error(attempt_id, pack, ticket, error, wire, worst, self._clock.now() - began)
+            self._settle_error(
+                attempt_id, pack, ticket, error, wire, worst, self._clock.now() - began
+            )
             return error
         finally:
             self._in_flight -= 1
@@ -870,7 +886,7 @@ class Engine:
     def _cost_nano(self, usage: Usage) -> int:
         return 0 if self._pricer is None else self._pricer(usage, self._clock.now())
 
-    # ---- settling ------------------------------------------------------------------------------------------------------
+    # ---- settling ----
 
     def _settle_reply(
         self,
@@ -987,7 +1003,9 @@ class Engine:
         return answers
 
     async def _derive_what_was_paid(self) -> None:
-        """Turn paid replies of dead runs into results: a crash came between settlement and derivation."""
+        """Turn paid replies of dead runs into results: a crash came between settlement and
+        derivation.
+        """
         found = await asyncio.to_thread(self._read_underived)
         for attempt in found:
             codec = PROVIDERS[attempt.provider].codec
@@ -1026,7 +1044,7 @@ class Engine:
                 self._ledger.now(connection),
             )
 
-    # ---- finishing -----------------------------------------------------------------------------------------------------
+    # ---- finishing ----
 
     def _finish_cached(self, member: _Member, hit: StoredResult) -> None:
         self._finish(
@@ -1122,9 +1140,7 @@ class Engine:
         outcomes = state.tally.outcomes
         self._post(
             UNLEASE_CHUNK,
-            Unlease(
-                self._ledger.realm, state.chunk.chunk_key, self._owner.owner_id, state.fence
-            ),
+            Unlease(self._ledger.realm, state.chunk.chunk_key, self._owner.owner_id, state.fence),
         )
         self._emit(
             ChunkDone(
@@ -1139,7 +1155,7 @@ class Engine:
     def _release(self, keys: Sequence[str]) -> None:
         self._post(RELEASE, ReleaseKeys(self._ledger.realm, self._owner.owner_id, keys))
 
-    # ---- bookkeeping ---------------------------------------------------------------------------------------------------
+    # ---- bookkeeping ----
 
     def _count_attempt(self, pack: list[_Member], ticket: Ticket, *, first: bool) -> None:
         tallies = [self._tally, *(state.tally for state in _chunks_of(pack))]
@@ -1164,7 +1180,9 @@ class Engine:
     def _post(
         self, operation: Operation[Any], parameters: Any, then: Callable[[Any], None] | None = None
     ) -> None:
-        """Queue a write; `then` gets its answer once it is committed, and a failure stops the run."""
+        """Queue a write; `then` gets its answer once it is committed, and a failure stops the
+        run.
+        """
         future = self._writer.post(operation, parameters)
         self._commits.add(future)
 

@@ -1,6 +1,7 @@
-"""What goes into an engine run and what comes out of it: settings, events, counts. No behaviour beyond arithmetic.
+"""What goes into an engine run and what comes out of it: settings, events, counts.
 
-What belongs here: the frozen inputs and outputs of `Engine`. What does not: the running (engine.py, thread.py).
+No behaviour beyond arithmetic. What belongs here: the frozen inputs and outputs of `Engine`. What
+does not: the running (engine.py, thread.py).
 """
 
 from __future__ import annotations
@@ -96,9 +97,10 @@ class Job:
 class Tally:
     """Counts and sums of a chunk or a run; names follow the metadata of DESIGN 8.
 
-    Token and cost sums of a chunk are its rows' equal shares of each attempt, so that chunks add up to the batch;
-    `lost_nano` is the worst case of calls whose reply never came; it is not part of `cost_nano`.
-    `attempts` of a chunk counts each attempt that held one of its rows, so packs over two chunks count in both.
+    Token and cost sums of a chunk are its rows' equal shares of each attempt, so that chunks add
+    up to the batch; `lost_nano` is the worst case of calls whose reply never came; it is not part
+    of `cost_nano`. `attempts` of a chunk counts each attempt that held one of its rows, so packs
+    over two chunks count in both.
     """
 
     outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
@@ -127,7 +129,9 @@ class Tally:
         return self.cost_nano / NANO
 
     def latency_s(self, share: float) -> float:
-        """The latency below which `share` of the attempts came back, in seconds; 0.0 without attempts."""
+        """The latency below which `share` of the attempts came back, in seconds; 0.0 without
+        attempts.
+        """
         if not self.latencies_s:
             return 0.0
         ordered = sorted(self.latencies_s)

@@ -1,6 +1,7 @@
 """Cache keys: what makes two rows the same question.
 
-What belongs here: the hash and what goes into it. What does not: the results behind a key (ledger/calls.py).
+What belongs here: the hash and what goes into it. What does not: the results behind a key
+(ledger/calls.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Packing: which rows share a request. Pure.
+"""Packing: which rows share a request.
 
-What belongs here: the packer and how a failed pack is halved. What does not: asking (engine.py).
+Pure. What belongs here: the packer and how a failed pack is halved. What does not: asking
+(engine.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ S = TypeVar("S", bound=Sized)
 class Packer(Generic[S]):
     """Collects rows into packs of at most `max_items` rows and `max_tokens` estimated tokens.
 
-    A row that is larger than `max_tokens` by itself gets a pack of its own: the provider, not we, decides whether it fits.
+    A row that is larger than `max_tokens` by itself gets a pack of its own: the provider, not we,
+    decides whether it fits.
     """
 
     def __init__(self, max_items: int, max_tokens: int) -> None:
@@ -55,8 +57,8 @@ class Packer(Generic[S]):
 def first_split(pack: Sequence[S]) -> tuple[list[S], list[S]]:
     """Two parts of a pack that failed as a whole, the first one slightly larger.
 
-    With the larger part first, asking both parts and then halving the failing one finds a single bad row of 20 within
-    2 + ceil(log2(20)) requests, the one for the rows set aside included.
+    With the larger part first, asking both parts and then halving the failing one finds a single
+    bad row of 20 within 2 + ceil(log2(20)) requests, the one for the rows set aside included.
     """
     cut = len(pack) - max(1, len(pack) * 9 // 20)
     return list(pack[:cut]), list(pack[cut:])

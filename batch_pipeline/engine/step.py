@@ -1,6 +1,7 @@
 """What a workload tells the engine about one LLM task, and nothing of how the engine runs it.
 
-What belongs here: the Step and its text forms (prompt, schemas). What does not: rows' domain rules (workloads/).
+What belongs here: the Step and its text forms (prompt, schemas). What does not: rows' domain
+rules (workloads/).
 """
 
 from __future__ import annotations

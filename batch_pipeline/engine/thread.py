@@ -1,9 +1,11 @@
-"""The engine on a thread of its own, for callers that are not asyncio: Dagster assets and the CLI.
+"""The engine on a thread of its own, for callers that are not asyncio: Dagster assets and the
+CLI.
 
-What belongs here: the thread, its event loop and HTTP session, and the queue of events. What does not: what the engine
-does (engine.py).
+What belongs here: the thread, its event loop and HTTP session, and the queue of events. What does
+not: what the engine does (engine.py).
 
-The loop is never the caller's: a caller that is interrupted, or slow to take events, disturbs no call in flight.
+The loop is never the caller's: a caller that is interrupted, or slow to take events, disturbs no
+call in flight.
 """
 
 from __future__ import annotations
@@ -77,7 +79,10 @@ class EngineThread:
         return engine.progress()
 
     def stop(self) -> None:
-        """Ask the run to stop: nothing more is admitted, calls in flight are drained. Returns at once."""
+        """Ask the run to stop: nothing more is admitted, calls in flight are drained.
+
+        Returns at once.
+        """
         self._stop_wanted = True
         loop, engine = self._loop, self._engine
         if loop is not None and engine is not None:

@@ -1,1 +1,3 @@
-"""The ledger: the durable record of batches, items, attempts, results, spend and limits; the one truth."""
+"""The ledger: the durable record of batches, items, attempts, results, spend and limits; the one
+truth.
+"""

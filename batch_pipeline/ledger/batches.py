@@ -1,6 +1,7 @@
 """Batches, chunks and items: ingest, chunk leases, and what each item came to.
 
-What belongs here: statements on those three tables. What does not: attempts, results and claims (calls.py).
+What belongs here: statements on those three tables. What does not: attempts, results and claims
+(calls.py).
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ INPUT_ERROR = "input"
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """One row to ingest. `problem` makes it failed, `skip` makes it skipped; else it is pending."""
+    """One row to ingest.
+
+    `problem` makes it failed, `skip` makes it skipped; else it is pending.
+    """
 
     item_id: str
     number: int
@@ -372,7 +376,8 @@ def unfinished_chunks(connection: sa.Connection, realm: str, batch_id: str) -> l
 
 
 def start_generation(ledger: Ledger, batch_id: str, limit: int | None = None) -> int:
-    """Make finished rows of a batch pending again (`--force`): their old results are no hits any more.
+    """Make finished rows of a batch pending again (`--force`): their old results are no hits any
+    more.
 
     A forced generation that has not ended is continued, not started over, so that a killed forced run resumes.
 
@@ -536,7 +541,9 @@ UNLEASE_CHUNK: Operation[None] = Operation("unlease chunk", 61, _unlease_chunks)
 
 
 class LeaseLostError(Exception):
-    """Another run has taken over a chunk; what this run wanted to write about its items is dropped."""
+    """Another run has taken over a chunk; what this run wanted to write about its items is
+    dropped.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -556,7 +563,10 @@ class ItemOutcome:
 
 @dataclass(frozen=True, slots=True)
 class FinishItems:
-    """Items of one chunk have ended. `cost_nano` of each is added to what the item cost before."""
+    """Items of one chunk have ended.
+
+    `cost_nano` of each is added to what the item cost before.
+    """
 
     realm: str
     batch_id: str

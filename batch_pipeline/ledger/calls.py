@@ -1,8 +1,10 @@
 """Owners, claims, attempts, replies and results: everything around one paid call.
 
-What belongs here: statements on those tables. What does not: batches and items (batches.py), the limiter's (limits/).
+What belongs here: statements on those tables. What does not: batches and items (batches.py), the
+limiter's (limits/).
 
-Order within one transaction: attempts are written before they are settled, results before the claims on them go.
+Order within one transaction: attempts are written before they are settled, results before the
+claims on them go.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ OWNER_LEASE_S = 20.0
 """An owner whose heartbeat is older than this has lost its leases."""
 
 REAP_GRACE_S = 10.0
-"""An attempt counts as lost only this long after its own deadline, and after its owner's lease."""
+"""An attempt counts as lost only this long after its own deadline, and after its owner's
+lease."""
 
 
 def this_host() -> str:
@@ -97,7 +100,9 @@ RETIRE: Operation[None] = Operation("retire owner", 99, _retire)
 
 
 def _bury(connection: sa.Connection, now: float, requests: Sequence[str]) -> list[int]:
-    """Retire owners of this host whose process is gone, and mark attempts that can never settle as lost."""
+    """Retire owners of this host whose process is gone, and mark attempts that can never settle
+    as lost.
+    """
     answers = []
     for host in requests:
         live = connection.execute(
@@ -124,7 +129,10 @@ def _bury(connection: sa.Connection, now: float, requests: Sequence[str]) -> lis
 
 
 BURY_DEAD: Operation[int] = Operation("bury dead owners", 1, _bury)
-"""Answers how many attempts were marked lost. Parameter: `this_host()`."""
+"""Answers how many attempts were marked lost.
+
+Parameter: `this_host()`.
+"""
 
 
 def _alive(pid: int) -> bool:
@@ -154,7 +162,9 @@ _PAGE = 500
 def find_results(
     connection: sa.Connection, realm: str, keys: Sequence[str], models: Sequence[str]
 ) -> dict[str, StoredResult]:
-    """Stored results by cache key, by any of `models`; the first model of the list wins where several answered."""
+    """Stored results by cache key, by any of `models`; the first model of the list wins where
+    several answered.
+    """
     rank = {model: place for place, model in enumerate(models)}
     found: dict[str, StoredResult] = {}
     columns = (
@@ -177,7 +187,9 @@ def find_results(
 
 @dataclass(frozen=True, slots=True)
 class ClaimKeys:
-    """An owner wants to be the one that asks about these cache keys, unless they are answered by now."""
+    """An owner wants to be the one that asks about these cache keys, unless they are answered by
+    now.
+    """
 
     realm: str
     owner_id: str
@@ -352,7 +364,10 @@ PAUSE: Operation[PauseState] = Operation("pause", 5, _pause)
 
 @dataclass(frozen=True, slots=True)
 class NewAttempt:
-    """An attempt about to be sent. Field names are columns of `attempts`."""
+    """An attempt about to be sent.
+
+    Field names are columns of `attempts`.
+    """
 
     attempt_id: str
     realm: str
@@ -423,20 +438,25 @@ def _admit(
 
 
 ADMIT: Operation[Admission] = Operation("admit", 10, _admit)
-"""Write an attempt ahead of its call. It counts as sent from here on: after a crash nobody can tell that it was not."""
+"""Write an attempt ahead of its call.
+
+It counts as sent from here on: after a crash nobody can tell that it was not.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What came of an attempt. An attempt already marked lost is settled all the same (late settlement).
+    """What came of an attempt.
+
+    An attempt already marked lost is settled all the same (late settlement).
 
     Attributes:
-        attempt_id: the attempt.
-        state: `settled`, or `lost` when the provider may have billed a call whose reply never came, or `refunded` when
-            it was provably never sent.
-        cost_nano: nano-USD; for `lost` the worst case.
-        reply: the raw reply body, or None.
-        derived: whether nothing (more) can be derived from the reply.
+            attempt_id: the attempt.
+            state: `settled`, or `lost` when the provider may have billed a call whose reply never came, or `refunded` when
+                it was provably never sent.
+            cost_nano: nano-USD; for `lost` the worst case.
+            reply: the raw reply body, or None.
+            derived: whether nothing (more) can be derived from the reply.
     """
 
     attempt_id: str
@@ -565,7 +585,9 @@ STORE_RESULTS: Operation[None] = Operation("store results", 30, _store)
 
 @dataclass(frozen=True, slots=True)
 class UnderivedAttempt:
-    """A paid reply whose answers never reached `results`: a crash or a validator's bug came in between."""
+    """A paid reply whose answers never reached `results`: a crash or a validator's bug came in
+    between.
+    """
 
     attempt_id: str
     workload: str

@@ -1,6 +1,7 @@
 """Opening the ledger: engines, migration, and a handle bound to one realm.
 
-What belongs here: connections and their settings. What does not: statements about batches, attempts or limits.
+What belongs here: connections and their settings. What does not: statements about batches,
+attempts or limits.
 """
 
 from __future__ import annotations
@@ -102,14 +103,16 @@ def upsert(
     update: list[str] | None = None,
     where: sa.ColumnElement[bool] | None = None,
 ) -> Any:
-    """`INSERT ... ON CONFLICT` for both databases.
+    """`INSERT ...
+
+    ON CONFLICT` for both databases.
 
     Args:
-        connection: tells the dialect.
-        table: the table.
-        keys: columns of the conflict target.
-        update: columns to overwrite on conflict; None keeps the row that is there.
-        where: overwrite only rows for which this holds.
+            connection: tells the dialect.
+            table: the table.
+            keys: columns of the conflict target.
+            update: columns to overwrite on conflict; None keeps the row that is there.
+            where: overwrite only rows for which this holds.
     """
     insert: Any
     if connection.dialect.name == "postgresql":

@@ -1,10 +1,10 @@
 """The ledger's tables, as SQLAlchemy Core; one definition for SQLite and PostgreSQL.
 
-What belongs here: columns, keys, indexes and the words that columns may hold. What does not: statements (batches.py,
-attempts.py, claims.py, results.py) and migrations (migrations/).
+What belongs here: columns, keys, indexes and the words that columns may hold. What does not:
+statements (batches.py, attempts.py, claims.py, results.py) and migrations (migrations/).
 
-Times are UTC seconds since the epoch. Money is integer nano-USD, so that sums are exact. JSON is stored as text.
-`realm` is the first part of every key: `live` and `simulated` never mix.
+Times are UTC seconds since the epoch. Money is integer nano-USD, so that sums are exact. JSON is
+stored as text. `realm` is the first part of every key: `live` and `simulated` never mix.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class Outcome(StrEnum):
 
 
 class AttemptState(StrEnum):
-    """Where an attempt stands. `refunded` was written ahead and provably never sent."""
+    """Where an attempt stands.
+
+    `refunded` was written ahead and provably never sent.
+    """
 
     RESERVED = "reserved"
     SENT = "sent"

@@ -1,10 +1,10 @@
 """The one writer of a process: many small writes, few commits.
 
-What belongs here: the queue, the group commit and its failure handling. What does not: what a write means; each
-operation is a function of (connection, parameters) given by its room.
+What belongs here: the queue, the group commit and its failure handling. What does not: what a
+write means; each operation is a function of (connection, parameters) given by its room.
 
-Throughput comes from grouping: everything queued while the last commit ran goes into the next transaction, and
-operations of one kind become one executemany.
+Throughput comes from grouping: everything queued while the last commit ran goes into the next
+transaction, and operations of one kind become one executemany.
 """
 
 from __future__ import annotations
@@ -65,13 +65,17 @@ class Writer:
         self._closed = False
 
     def submit(self, operation: Operation[T], parameters: Any) -> Future[T]:
-        """Queue a write from any thread; the future ends once it is committed, or with the error that stopped it."""
+        """Queue a write from any thread; the future ends once it is committed, or with the error
+        that stopped it.
+        """
         future: Future[T] = Future()
         self._queue.put(_Job(operation, parameters, future, None, None))
         return future
 
     def post(self, operation: Operation[T], parameters: Any) -> asyncio.Future[T]:
-        """Queue a write from a running event loop; cheaper than `submit` because a group wakes the loop once."""
+        """Queue a write from a running event loop; cheaper than `submit` because a group wakes
+        the loop once.
+        """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[T] = loop.create_future()
         self._queue.put(_Job(operation, parameters, None, waiter, loop))

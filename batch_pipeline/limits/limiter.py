@@ -1,11 +1,13 @@
 """Rate limits that hold across processes, as reservations in the ledger database.
 
-What belongs here: the reservation arithmetic, the gate that one run waits at, and pauses. What does not: how many calls
-fly at once (the engine's slots), and what to do after a 429 but wait (engine).
+What belongs here: the reservation arithmetic, the gate that one run waits at, and pauses. What
+does not: how many calls fly at once (the engine's slots), and what to do after a 429 but wait
+(engine).
 
-Each limit is a generic cell rate algorithm: a row holds the time at which its bucket is next free. One transaction
-finds the *joint* go-time of a request over all its buckets and moves every bucket to it. No burst is spent on purpose:
-a provider's own bucket then has its whole depth left for jitter on the way.
+Each limit is a generic cell rate algorithm: a row holds the time at which its bucket is next
+free. One transaction finds the *joint* go-time of a request over all its buckets and moves every
+bucket to it. No burst is spent on purpose: a provider's own bucket then has its whole depth left
+for jitter on the way.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from batch_pipeline.ledger.tables import limit_rates, limits, owners
 from batch_pipeline.ledger.writer import Operation, Writer
 
 LOOK_AHEAD_S = 1.0
-"""Go-times are handed out at most this far ahead, so that processes share fairly and pauses bite."""
+"""Go-times are handed out at most this far ahead, so that processes share fairly and pauses
+bite."""
 
 REQUESTS = "requests"
 INPUT_TOKENS = "input_tokens"
@@ -165,9 +168,7 @@ def _reserve(connection: sa.Connection, now: float, requests: Sequence[Reserve])
 RESERVE: Operation[Reserved] = Operation("reserve", 6, _reserve)
 
 
-def _shared_rates(
-    connection: sa.Connection, now: float, request: Reserve
-) -> list[float | None]:
+def _shared_rates(connection: sa.Connection, now: float, request: Reserve) -> list[float | None]:
     """The lowest rate that any live owner holds for each bucket."""
     live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
     lowest = dict(
@@ -224,7 +225,9 @@ DECLARE: Operation[None] = Operation("declare rates", 2, _declare)
 
 @dataclass(frozen=True, slots=True)
 class Correct:
-    """The real usage of a call differs from its estimate: move its buckets by the difference, in seconds."""
+    """The real usage of a call differs from its estimate: move its buckets by the difference, in
+    seconds.
+    """
 
     key: PauseKey
     seconds: tuple[float, float, float]
@@ -291,7 +294,9 @@ def _bucket_values(key: PauseKey) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Ticket:
-    """Leave to send: not before `go_at` (UTC seconds), and only while the pause epoch is `epoch`."""
+    """Leave to send: not before `go_at` (UTC seconds), and only while the pause epoch is
+    `epoch`.
+    """
 
     go_at: float
     epoch: int

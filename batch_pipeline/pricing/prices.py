@@ -1,6 +1,8 @@
-"""What an attempt costs: genai-prices, compiled once for each model because a call of it takes 0.4 ms.
+"""What an attempt costs: genai-prices, compiled once for each model because a call of it takes
+0.4 ms.
 
-What belongs here: model lookup and price arithmetic. What does not: budgets and estimates of whole batches.
+What belongs here: model lookup and price arithmetic. What does not: budgets and estimates of
+whole batches.
 """
 
 from __future__ import annotations
@@ -19,7 +21,13 @@ NANO_PER_USD = 1_000_000_000
 # genai-prices' own names for our providers, where they differ.
 _PRICE_PROVIDERS = {"openai-compatible": None}
 
-_PRICED_FIELDS = ("input_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok", "output_mtok")
+_PRICED_FIELDS = (
+    "input_mtok",
+    "cache_read_mtok",
+    "cache_write_mtok",
+    "cache_write_1h_mtok",
+    "output_mtok",
+)
 
 
 class UnknownPriceError(UsageError):

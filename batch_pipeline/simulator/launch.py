@@ -100,7 +100,7 @@ def stop_simulator(state_dir: Path) -> bool:
 
 def _live_url(state_dir: Path) -> str | None:
     state = read_state(state_dir)
-    if state is None:
+    if state is None or state.mode != "normal":
         return None
     answer = _health(state.url)
     return state.url if answer is not None and answer.get("pid") == state.pid else None

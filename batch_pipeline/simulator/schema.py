@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from batch_pipeline.simulator.items import Item
 Schema = dict[str, Any]
 
 QUOTE_WORDS = 8
+_FEWEST_WORDS = 3
 _END_PUNCTUATION = ".,;:!?…-\u2013\u2014\"'\u201c\u201d\u2018\u2019()[]{}<>*#|`"
 _MAX_DEPTH = 8
 _UNIQUE_TRIES = 200
@@ -313,7 +314,8 @@ class _Generator:
         if "multipleOf" in schema:
             step = schema["multipleOf"]
             first, last = math.ceil(low / step), math.floor(high / step)
-            return (first + pick(max(1, last - first + 1), source.content_sha, path)) * step
+            chosen = first + pick(max(1, last - first + 1), source.content_sha, path)
+            return float(chosen * step)
         exact = low + (high - low) * draw(source.content_sha, path)
         rounded = round(exact, 2)
         inside = low < rounded < high or (
@@ -357,14 +359,15 @@ def _string(schema: Schema, source: Source, path: str) -> str:
     made = _FORMATS.get(schema.get("format", ""))
     if made:
         return made(slug, pick(2**32, source.content_sha, path))
-    start = pick(max(1, len(words) - QUOTE_WORDS + 1), source.content_sha, path)
+    # Short texts too must give several quotes, or the strings of one element would all be equal.
+    start = pick(max(1, len(words) - _FEWEST_WORDS + 1), source.content_sha, path)
     least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
     text = quote(words, start)
     more = start + QUOTE_WORDS
     while len(text) < least:
         text = f"{text} {quote(words, more % len(words))}"
         more += QUOTE_WORDS
-    if len(text) > most + 5:
+    if len(text) > most:
         text = text[: int(most)].rstrip().ljust(int(least), "x")
     pattern = schema.get("pattern")
     if pattern and not re.search(pattern, text):
@@ -372,7 +375,7 @@ def _string(schema: Schema, source: Source, path: str) -> str:
     return text
 
 
-_FORMATS: dict[str, Any] = {
+_FORMATS: dict[str, Callable[[str, int], str]] = {
     "date": lambda slug, n: (date(2026, 1, 1) + timedelta(days=n % 365)).isoformat(),
     "date-time": lambda slug, n: f"{date(2026, 1, 1) + timedelta(days=n % 365)}T12:00:00Z",
     "time": lambda slug, n: f"{n % 24:02}:{n % 60:02}:00Z",

@@ -1,7 +1,7 @@
 """An operator's knobs: what defs.yaml, the launchpad and the CLI call by the same names.
 
-What belongs here: the knobs' types, defaults and help, and reading a workload's defs.yaml without Dagster. What does
-not: what a knob does (runner.py, engine).
+What belongs here: the knobs' types, defaults and help, and reading a workload's defs.yaml without
+Dagster. What does not: what a knob does (runner.py, engine).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class ScheduleKnobs(BaseModel):
 
 
 class Knobs(BaseModel):
-    """How a run of a workload goes about its work; every field can be set in defs.yaml, run config and on the CLI."""
+    """How a run of a workload goes about its work; every field can be set in defs.yaml, run
+    config and on the CLI.
+    """
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,6 +1,7 @@
 """From a table to a batch, and from a batch to an engine job: the one way that all doors use.
 
-What belongs here: ingest, choosing keys and models, building the job. What does not: Dagster, the console, SQL.
+What belongs here: ingest, choosing keys and models, building the job. What does not: Dagster, the
+console, SQL.
 """
 
 from __future__ import annotations

@@ -217,5 +217,3 @@ def assert_quotes_its_row(bench: Bench, batch: object) -> None:
         tldr = str(stored[str(item.cache_key)].output["tldr"])
         text = " ".join(" ".join(str(value) for value in item.row.values()).split())
         assert tldr and tldr in text, (item.number, tldr)
-
-

@@ -1,1 +1,3 @@
-"""Alembic migrations of the ledger schema, run by `Ledger` when it opens a database that is behind."""
+"""Alembic migrations of the ledger schema, run by `Ledger` when it opens a database that is
+behind.
+"""

@@ -1,0 +1,56 @@
+# `make demo` and `make test` are all a newcomer needs; each makes .venv first if it is not there.
+# Needs: Python 3.11 and make.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+TESTS ?=
+
+.PHONY: install demo test check dev bench clean lock
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@echo "make demo    a simulated batch from table to report, no keys needed"
+	@echo "make test    the tests (TESTS=path to run some)"
+	@echo "make check   formatting, lint, types, import rules, Dagster definitions"
+	@echo "make dev     the Dagster UI on http://127.0.0.1:3000"
+	@echo "make bench   throughput and limiter figures against the simulator"
+	@echo "make lock    resolve requirements.lock anew from pyproject.toml"
+	@echo "make clean   remove .venv and caches (data/ stays)"
+
+install: .venv/.installed
+
+# hashes are checked for every wheel; the project itself is installed in place
+.venv/.installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: install
+	$(BIN)/batch-pipeline demo
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(TESTS)
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/dg check defs
+
+dev: install
+	$(BIN)/batch-pipeline dev
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+lock:
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal \
+		--generate-hashes --no-emit-index-url --no-header --no-strip-extras -q -o requirements.lock
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,79 @@
+"""Options that several commands share, so that one name means one thing everywhere.
+
+What belongs here: option declarations and turning them into knobs. What does not: defaults (defs.yaml).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="More detail, and a traceback after an error.")
+]
+Simulate = Annotated[
+    bool | None,
+    typer.Option(
+        "--simulate/--live",
+        help="Work in the simulated or the live realm; default: what BATCH_PIPELINE_SIMULATE says.",
+        show_default=False,
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+
+Workload = Annotated[str, typer.Argument(help="What to do with the table, for example roadmaps.")]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Batch id; `status` lists them.")]
+
+Input = Annotated[
+    str | None,
+    typer.Option("--input", help="Table to read: CSV, TSV, JSON, JSONL, Parquet, or a folder."),
+]
+Batch = Annotated[
+    str | None,
+    typer.Option(
+        "--batch", help="Name of the batch; alone: a batch that was ingested before."
+    ),
+]
+Roadmap = Annotated[
+    str | None, typer.Option("--roadmap", help="A roadmap folder by name (workload roadmaps).")
+]
+Encoding = Annotated[
+    str | None, typer.Option("--encoding", help="The table's encoding, where it is not UTF-8.")
+]
+Delimiter = Annotated[
+    str | None, typer.Option("--delimiter", help="The table's column delimiter.")
+]
+Route = Annotated[
+    str | None,
+    typer.Option("--route", help="Models to try, in order: provider/model, provider/model."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Requests in flight at once.")
+]
+RateLimit = Annotated[
+    float | None, typer.Option("--rate-limit", help="Requests per minute of the key.")
+]
+Pack = Annotated[int | None, typer.Option("--pack", min=1, help="Rows per request.")]
+ChunkSize = Annotated[
+    int | None,
+    typer.Option("--chunk-size", min=1, help="Rows per chunk, which is a Dagster partition."),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Ask about at most so many rows; the rest stay pending."),
+]
+IncludeBlocked = Annotated[
+    bool, typer.Option("--include-blocked", help="Ask blocked rows again as well as failed ones.")
+]
+OutputFolder = Annotated[
+    str | None, typer.Option("--output", help="Folder for the report and the deliverables.")
+]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: an absent one must not outrank defs.yaml."""
+    return {name: value for name, value in options.items() if value not in (None, False)}

@@ -1,0 +1,251 @@
+"""BatchReport: what a batch came to, as data; docs/report.md describes its JSON field by field.
+
+What belongs here: the fields, their units and denominators. What does not: reading the ledger (build.py), looks.
+
+The schema is stable: fields are added, never renamed or removed, within one `schema_version`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Literal["1"] = "1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Outcomes(_Part):
+    """Rows by outcome; the five add up to the rows counted."""
+
+    succeeded: int = Field(description="Rows with a checked result.")
+    blocked: int = Field(description="Rows that a person must decide: the model declined them.")
+    failed: int = Field(description="Rows without a result that may be retried or corrected.")
+    skipped: int = Field(description="Rows with nothing to ask about.")
+    pending: int = Field(description="Rows not done yet.")
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return self.succeeded + self.blocked + self.failed + self.skipped + self.pending
+
+    @property
+    def ended(self) -> int:
+        """Rows that were to be answered and have ended: succeeded, blocked or failed."""
+        return self.succeeded + self.blocked + self.failed
+
+
+class Tokens(_Part):
+    """Tokens as the providers billed them, over all attempts that came back."""
+
+    input: int = Field(description="Prompt tokens, cached ones and cache writes included.")
+    cached_input: int = Field(description="Of `input`, read from the provider's prompt cache.")
+    cache_write: int = Field(description="Of `input`, written to the provider's prompt cache.")
+    output: int = Field(description="Output tokens, thinking included.")
+    thinking: int = Field(description="Of `output`, thinking.")
+
+
+class LatencyBucket(_Part):
+    """One bar of the latency distribution."""
+
+    from_s: float = Field(description="Lower edge in seconds, inclusive.")
+    to_s: float | None = Field(description="Upper edge in seconds; null: no upper edge.")
+    attempts: int = Field(description="Attempts in this bucket.")
+
+
+class Latency(_Part):
+    """How long attempts took from sending to the whole reply; attempts without a reply are left out."""
+
+    attempts: int = Field(description="Attempts measured: the denominator of the percentiles.")
+    p50_s: float | None = Field(description="Half of the attempts took at most this many seconds.")
+    p95_s: float | None = Field(description="95 % of the attempts took at most this many seconds.")
+    max_s: float | None = Field(description="The slowest attempt, in seconds.")
+    distribution: list[LatencyBucket] = Field(
+        description="Attempts by latency; the last bucket is open where there are outliers."
+    )
+
+
+class ThroughputBucket(_Part):
+    """One slice of time."""
+
+    offset_s: float = Field(description="Start of the slice, in seconds since `started_at`.")
+    rows: int = Field(description="Rows that ended in this slice, cached ones included.")
+    attempts: int = Field(description="Attempts that ended in this slice.")
+
+
+class Throughput(_Part):
+    """Rows and attempts over time, for the last run that made calls."""
+
+    run_id: str | None = Field(description="That run; null when no run of this batch made calls.")
+    started_at: datetime | None = Field(description="When that run started (UTC).")
+    bucket_s: float = Field(description="Width of a slice in seconds.")
+    buckets: list[ThroughputBucket] = Field(description="At most 60 slices, in order.")
+
+
+class ModelUse(_Part):
+    """What one model did for this batch."""
+
+    model: str = Field(description="`provider/model` as asked, with the base URL if not its own.")
+    answered_as: list[str] = Field(description="Model names in the replies (the first 5).")
+    rows: int = Field(description="Succeeded rows whose result this model gave, cached included.")
+    requests: int = Field(description="Requests sent to it.")
+    attempts: int = Field(description="Wire calls sent to it.")
+    tokens: Tokens = Field(description="Tokens it billed.")
+    cost_usd: float = Field(description="Cost of its attempts that came back, in USD.")
+    lost_cost_usd: float = Field(description="Worst case of its lost attempts, in USD.")
+    priced: bool = Field(description="False: no price is known, so its cost counts as 0.")
+    latency: Latency = Field(description="Its latency.")
+
+
+class AttemptGroup(_Part):
+    """Attempts that have something in common."""
+
+    name: str = Field(description="What they have in common.")
+    attempts: int = Field(description="How many.")
+    cost_usd: float = Field(description="What they cost, lost ones at worst case, in USD.")
+
+
+class ExampleRow(_Part):
+    """A row to look at."""
+
+    number: int = Field(description="1-based data row of the input.")
+    item_id: str = Field(description="The row's item id.")
+
+
+class ErrorCause(_Part):
+    """Rows that ended without a result for the same cause."""
+
+    outcome: Literal["failed", "blocked"] = Field(description="How these rows ended.")
+    kind: str = Field(description="Class of the error, for example `content` or `transient`.")
+    cause: str = Field(description="What went wrong, in words.")
+    rows: int = Field(description="Rows with this cause.")
+    examples: list[ExampleRow] = Field(description="Some of them (at most 3).")
+    next_step: str = Field(description="What a user can do about it.")
+
+
+class ProblemRow(_Part):
+    """A failed or blocked row."""
+
+    number: int = Field(description="1-based data row of the input.")
+    item_id: str = Field(description="The row's item id.")
+    outcome: Literal["failed", "blocked"] = Field(description="How it ended.")
+    kind: str = Field(description="Class of the error.")
+    error: str = Field(description="What went wrong (the first 500 characters).")
+
+
+class ChunkReport(_Part):
+    """One chunk, which is one Dagster partition."""
+
+    chunk_key: str = Field(description="The partition key.")
+    first_row: int = Field(description="Position in the batch of its first row, from 1.")
+    rows: int = Field(description="Rows in it.")
+    outcomes: Outcomes = Field(description="Its rows by outcome.")
+    complete: bool = Field(description="No row is failed or pending: the partition materializes.")
+    cache_hits: int = Field(description="Its succeeded rows that this batch did not pay for.")
+    cost_usd: float = Field(
+        description="Its ended rows' equal shares of the attempts that asked about them, in USD."
+    )
+
+
+class RunCounts(_Part):
+    """What one run did."""
+
+    outcomes: Outcomes = Field(description="Rows of its chunks by outcome, at its end.")
+    cache_hits: int = Field(description="Succeeded rows that this run did not have to ask about.")
+    requests: int = Field(description="Requests it sent.")
+    attempts: int = Field(description="Wire calls it made.")
+    input_tokens: int = Field(description="Prompt tokens it used.")
+    cached_input_tokens: int = Field(description="Of these, from the provider's prompt cache.")
+    output_tokens: int = Field(description="Output tokens it used.")
+    cost_usd: float = Field(description="What it cost, in USD, lost attempts left out.")
+    lost_cost_usd: float = Field(description="Worst case of its lost attempts, in USD.")
+    wall_s: float = Field(description="How long it took, in seconds.")
+    rate_wait_s: float = Field(description="Waiting for rate limits, summed over its attempts.")
+    errors: dict[str, int] = Field(description="Attempts that went wrong, by class of error.")
+
+
+class RunReport(_Part):
+    """One run of the batch."""
+
+    run_id: str = Field(description="Its id, in the Dagster UI too.")
+    status: str = Field(description="`running`, `done`, `interrupted`, `stopped` or `crashed`.")
+    message: str = Field(description="Why it stopped, in words; empty when done.")
+    started_at: datetime = Field(description="When it started (UTC).")
+    ended_at: datetime | None = Field(description="When it ended (UTC); null: not known to have.")
+    settings: dict[str, Any] = Field(description="The settings it used, by their defs.yaml names.")
+    counts: RunCounts | None = Field(description="What it did; null until it has ended.")
+
+
+class BatchReport(_Part):
+    """What a batch came to, over all its runs so far."""
+
+    schema_version: Literal["1"] = Field(description="Version of this layout.")
+    created_at: datetime = Field(description="When this report was made (UTC).")
+    batch: str = Field(description="Batch id.")
+    workload: str = Field(description="Workload name.")
+    realm: Literal["live", "simulated"] = Field(description="Realm of every number here.")
+    simulated: bool = Field(description="True: no provider was called and nothing was paid.")
+    table: str = Field(description="Short name of the input table.")
+    source: str = Field(description="What the user named as input.")
+    ingested_at: datetime = Field(description="When the batch was read in (UTC).")
+    rows: int = Field(description="Rows of the batch: the denominator of the outcomes.")
+    outcomes: Outcomes = Field(description="All rows by outcome.")
+    success_rate: float | None = Field(
+        description="succeeded / (succeeded + blocked + failed); null when none has ended."
+    )
+    cache_hits: int = Field(
+        description="Of the succeeded rows, those whose result no attempt of this batch paid for."
+    )
+    duplicate_rows: int = Field(
+        description="Succeeded rows answered by the call of an identical row of this batch."
+    )
+    requests: int = Field(description="LLM requests sent for this batch.")
+    attempts: int = Field(description="Wire calls sent for them: the unit of spend.")
+    attempts_lost: int = Field(description="Of `attempts`, those whose reply never came.")
+    attempts_in_flight: int = Field(description="Of `attempts`, those not known to have ended.")
+    tokens: Tokens = Field(description="Tokens of this batch's attempts.")
+    cost_usd: float = Field(description="Cost of the attempts that came back, in USD.")
+    lost_cost_usd: float = Field(
+        description="Worst case of lost attempts, in USD, not part of `cost_usd`."
+    )
+    in_flight_cost_usd: float = Field(
+        description="Worst case of attempts in flight, in USD, not part of `cost_usd`."
+    )
+    cost_per_1000_rows_usd: float | None = Field(
+        description="`cost_usd` per 1,000 succeeded rows that are no cache hits; null without any."
+    )
+    wall_s: float = Field(description="Seconds that runs of this batch took, summed over runs.")
+    rate_wait_s: float = Field(
+        description="Seconds of waiting for rate limits, summed over attempts, which wait side by "
+        "side: it can exceed `wall_s`."
+    )
+    latency: Latency = Field(description="Latency of this batch's attempts.")
+    throughput: Throughput = Field(description="Rows and attempts over time.")
+    models: list[ModelUse] = Field(description="By model, the dearest first.")
+    attempts_by_reason: list[AttemptGroup] = Field(
+        description="By why they were sent: `first`, `retry`, `re-ask`, `split`."
+    )
+    attempts_by_status: list[AttemptGroup] = Field(
+        description="By HTTP status; `no reply` for broken calls, `in flight` for open ones."
+    )
+    attempts_by_error: list[AttemptGroup] = Field(
+        description="Those that went wrong, by class of error."
+    )
+    errors: list[ErrorCause] = Field(
+        description="Failed and blocked rows by cause, most rows first (at most 20 causes)."
+    )
+    problem_rows: list[ProblemRow] = Field(description="The first 200 failed or blocked rows.")
+    chunks: list[ChunkReport] = Field(description="Every chunk, in order.")
+    runs: list[RunReport] = Field(description="Runs of this batch, newest first (at most 50).")
+    runs_total: int = Field(description="How many runs there were.")
+    this_run: RunReport | None = Field(description="The run this report was made for, if any.")
+    settings: dict[str, Any] = Field(description="Settings of `this_run`, else of the newest run.")
+    warnings: list[str] = Field(description="What reading the table gave to say.")
+    notes: list[str] = Field(
+        description="What to know about the numbers: settings left out, unknown prices."
+    )
+    deliverables: list[str] = Field(description="Paths of the files written for this batch.")
