@@ -50,7 +50,7 @@ from batch_pipeline.ledger.calls import (
     RELEASE,
     RETIRE,
     SETTLE,
-    STORE_RESULTS,
+    STORE_LATE,
     ClaimKeys,
     NewAttempt,
     Owner,
@@ -122,6 +122,9 @@ class _Member:
     refused: bool = False
     cost_nano: int = 0
     fresh_after: float = 0.0
+
+
+_Finished = tuple[_ChunkState, Item, ItemOutcome]
 
 
 @dataclass(slots=True)
@@ -776,8 +779,7 @@ class Engine:
         finally:
             self._in_flight -= 1
         latency_s = self._clock.now() - began
-        self._settle_reply(attempt_id, pack, ticket, reply, wire, latency_s)
-        return self._derive(attempt_id, pack, reply)
+        return self._settle_reply(attempt_id, pack, ticket, reply, wire, latency_s)
 
     async def _turn(self, input_tokens: int, count: int) -> Ticket | None:
         """Wait at the gate; None when the run stops meanwhile."""
@@ -896,33 +898,81 @@ class Engine:
         reply: Reply,
         wire: WireReply,
         latency_s: float,
-    ) -> None:
-        """Post the settlement before anything else can fail."""
+    ) -> Answers:
+        """Validate a reply and settle it with all that follows; a validator's bug loses nothing."""
         usage = reply.usage or Usage()
         cost = self._cost_nano(usage)
         if reply.provider_cost_usd is not None:
             cost = round(reply.provider_cost_usd * NANO)
-        self._post(
-            SETTLE,
-            Settlement(
-                attempt_id=attempt_id,
-                state=AttemptState.SETTLED,
-                cost_nano=cost,
-                status=wire.status,
-                answered_model=reply.model,
-                input_tokens=usage.input_tokens,
-                cached_input_tokens=usage.cached_input_tokens,
-                cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
-                output_tokens=usage.output_tokens,
-                thinking_tokens=usage.thinking_tokens,
-                latency_s=latency_s,
-                derived=False,
-                reply=wire.body,
-            ),
-        )
         self._gate.correct(ticket, usage.input_tokens, usage.output_tokens)
         self._output_per_item += 0.1 * (usage.output_tokens / len(pack) - self._output_per_item)
         self._count_usage(pack, usage, cost, latency_s)
+        settlement = partial(
+            Settlement,
+            attempt_id=attempt_id,
+            state=AttemptState.SETTLED,
+            cost_nano=cost,
+            status=wire.status,
+            answered_model=reply.model,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
+            output_tokens=usage.output_tokens,
+            thinking_tokens=usage.thinking_tokens,
+            latency_s=latency_s,
+            reply=wire.body,
+        )
+        try:
+            answers = read_answers(self._step, len(pack), reply)
+        except Exception:
+            # The reply is paid: keep it, so that a later run derives it once the bug is mended.
+            self._post(SETTLE, settlement(derived=False))
+            raise
+        entries = self._succeeded(attempt_id, pack, answers)
+        finishes = self._finishes(entries)
+        results = StoreResults(
+            realm=self._ledger.realm,
+            workload=self._job.workload,
+            step=self._step.name,
+            model=self._endpoint.label,
+            attempt_id=attempt_id,
+            owner_id=self._owner.owner_id,
+            outputs=[(pack[place].key, output) for place, output in answers.valid.items()],
+        )
+        self._post(
+            SETTLE,
+            settlement(
+                derived=not answers.problems,
+                results=results,
+                finished=[request for request, _, _ in finishes],
+            ),
+            partial(self._settled, finishes),
+        )
+        return answers
+
+    def _succeeded(self, attempt_id: str, pack: list[_Member], answers: Answers) -> list[_Finished]:
+        """Mark what a reply says on its members; gives the rows that it ends."""
+        for place, problem in answers.problems.items():
+            member = pack[place]
+            member.asks += 1
+            member.error = problem
+            member.refused = answers.refused
+        entries = []
+        for place in answers.valid:
+            member = pack[place]
+            self._members.pop(member.key, None)
+            for rank, (state, item) in enumerate(member.rows):
+                outcome = ItemOutcome(
+                    ordinal=item.ordinal,
+                    outcome=Outcome.SUCCEEDED,
+                    cached=rank > 0,
+                    cache_key=member.key,
+                    model=self._endpoint.label,
+                    attempt_id=attempt_id,
+                    cost_nano=member.cost_nano if rank == 0 else 0,
+                )
+                entries.append((state, item, outcome))
+        return entries
 
     def _settle_error(
         self,
@@ -961,47 +1011,6 @@ class Engine:
         else:
             self._count_usage(pack, usage, cost, latency_s)
 
-    def _derive(self, attempt_id: str, pack: list[_Member], reply: Reply) -> Answers:
-        """Validate a settled reply, store what is good in it, finish those rows."""
-        answers = read_answers(self._step, len(pack), reply)
-        outputs = [(pack[place].key, output) for place, output in answers.valid.items()]
-        if outputs:
-            self._post(
-                STORE_RESULTS,
-                StoreResults(
-                    realm=self._ledger.realm,
-                    workload=self._job.workload,
-                    step=self._step.name,
-                    model=self._endpoint.label,
-                    attempt_id=attempt_id,
-                    owner_id=self._owner.owner_id,
-                    outputs=outputs,
-                    complete=not answers.problems,
-                ),
-            )
-        for place, problem in answers.problems.items():
-            member = pack[place]
-            member.asks += 1
-            member.error = problem
-            member.refused = answers.refused
-        finished = []
-        for place in answers.valid:
-            member = pack[place]
-            self._members.pop(member.key, None)
-            for rank, (state, item) in enumerate(member.rows):
-                outcome = ItemOutcome(
-                    ordinal=item.ordinal,
-                    outcome=Outcome.SUCCEEDED,
-                    cached=rank > 0,
-                    cache_key=member.key,
-                    model=self._endpoint.label,
-                    attempt_id=attempt_id,
-                    cost_nano=member.cost_nano if rank == 0 else 0,
-                )
-                finished.append((state, item, outcome))
-        self._finish(finished)
-        return answers
-
     async def _derive_what_was_paid(self) -> None:
         """Turn paid replies of dead runs into results: a crash came between settlement and
         derivation.
@@ -1016,7 +1025,7 @@ class Engine:
             answers = read_answers(self._step, len(attempt.members), reply)
             if answers.valid:
                 self._post(
-                    STORE_RESULTS,
+                    STORE_LATE,
                     StoreResults(
                         realm=self._ledger.realm,
                         workload=self._job.workload,
@@ -1090,28 +1099,42 @@ class Engine:
             ]
         )
 
-    def _finish(self, finished: list[tuple[_ChunkState, Item, ItemOutcome]]) -> None:
-        """Write what items came to; counts move when it is committed."""
-        by_chunk: dict[str, list[tuple[_ChunkState, Item, ItemOutcome]]] = {}
-        for entry in finished:
-            by_chunk.setdefault(entry[0].chunk.chunk_key, []).append(entry)
-        for key, entries in by_chunk.items():
-            state = entries[0][0]
-            request = FinishItems(
-                realm=self._ledger.realm,
-                batch_id=state.chunk.batch_id,
-                chunk_key=key,
-                fence=state.fence,
-                outcomes=[outcome for _, _, outcome in entries],
-            )
-            self._post(FINISH_ITEMS, request, partial(self._finished, state, entries))
+    def _finish(self, entries: list[_Finished]) -> None:
+        """Write what items came to without a call of their own; counts move when it is committed."""
+        for request, state, ended in self._finishes(entries):
+            self._post(FINISH_ITEMS, request, partial(self._finished, state, ended))
 
-    def _finished(
+    def _finishes(
+        self, entries: list[_Finished]
+    ) -> list[tuple[FinishItems, _ChunkState, list[_Finished]]]:
+        """One write for each chunk that `entries` touch."""
+        by_chunk: dict[str, list[_Finished]] = {}
+        for entry in entries:
+            by_chunk.setdefault(entry[0].chunk.chunk_key, []).append(entry)
+        return [
+            (
+                FinishItems(
+                    realm=self._ledger.realm,
+                    batch_id=ended[0][0].chunk.batch_id,
+                    chunk_key=key,
+                    fence=ended[0][0].fence,
+                    outcomes=[outcome for _, _, outcome in ended],
+                ),
+                ended[0][0],
+                ended,
+            )
+            for key, ended in by_chunk.items()
+        ]
+
+    def _settled(
         self,
-        state: _ChunkState,
-        entries: list[tuple[_ChunkState, Item, ItemOutcome]],
-        held: bool,
+        finishes: list[tuple[FinishItems, _ChunkState, list[_Finished]]],
+        held: list[bool],
     ) -> None:
+        for (_, state, ended), mine in zip(finishes, held, strict=True):
+            self._finished(state, ended, mine)
+
+    def _finished(self, state: _ChunkState, ended: list[_Finished], held: bool) -> None:
         if not held:
             self._break(
                 ChunkHeldError(
@@ -1120,7 +1143,7 @@ class Engine:
                 )
             )
             return
-        for _, item, outcome in entries:
+        for _, item, outcome in ended:
             state.left -= 1
             for tally in (state.tally, self._tally):
                 tally.outcomes[outcome.outcome] += 1

@@ -15,7 +15,7 @@ import orjson
 import sqlalchemy as sa
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.ledger.store import Ledger, execute_many
 from batch_pipeline.ledger.tables import Outcome, batches, chunks, items, owners
 from batch_pipeline.ledger.writer import Operation
 
@@ -109,6 +109,9 @@ def batch_of(key: str) -> str:
     return batch_id
 
 
+_INSERT_ITEM = items.insert()
+
+
 def ingest(
     ledger: Ledger,
     *,
@@ -180,10 +183,10 @@ def ingest(
                 }
             )
             if len(buffer) >= 1_000:
-                connection.execute(items.insert(), buffer)
+                execute_many(connection, _INSERT_ITEM, buffer)
                 buffer = []
         if buffer:
-            connection.execute(items.insert(), buffer)
+            execute_many(connection, _INSERT_ITEM, buffer)
         if count == 0:
             raise UsageError(f"{source} has no rows.", "Check that it is the file you meant.")
         content_hash = digest.hexdigest()
@@ -596,49 +599,45 @@ _FINISH = (
 )
 
 
-def _finish_items(
+def finish_items(
     connection: sa.Connection, now: float, requests: Sequence[FinishItems]
 ) -> list[bool]:
-    keys = {(request.realm, request.chunk_key) for request in requests}
-    fences: dict[tuple[str, str], int] = {}
-    by_realm: dict[str, list[str]] = {}
-    for realm, key in keys:
-        by_realm.setdefault(realm, []).append(key)
-    for realm, names in by_realm.items():
-        for name, fence in connection.execute(
-            sa.select(chunks.c.chunk_key, chunks.c.fence).where(
-                chunks.c.realm == realm, chunks.c.chunk_key.in_(names)
-            )
-        ):
-            fences[realm, name] = fence
-    answers = []
-    rows = []
+    """Write what items came to; False for a request whose fence has moved on (nothing written)."""
+    by_realm: dict[str, set[str]] = {}
     for request in requests:
-        held = fences.get((request.realm, request.chunk_key)) == request.fence
-        answers.append(held)
-        if not held:
-            continue
-        rows.extend(
-            {
-                "b_realm": request.realm,
-                "b_batch": request.batch_id,
-                "b_ordinal": outcome.ordinal,
-                "outcome": outcome.outcome.value,
-                "cached": outcome.cached,
-                "cache_key": outcome.cache_key,
-                "model": outcome.model,
-                "attempt_id": outcome.attempt_id,
-                "error_kind": outcome.error_kind,
-                "error": outcome.error,
-                "b_cost": outcome.cost_nano,
-                "settled_at": now,
-            }
-            for outcome in request.outcomes
+        by_realm.setdefault(request.realm, set()).add(request.chunk_key)
+    fences = {
+        (realm, key): fence
+        for realm, keys in by_realm.items()
+        for key, fence in connection.execute(
+            sa.select(chunks.c.chunk_key, chunks.c.fence).where(
+                chunks.c.realm == realm, chunks.c.chunk_key.in_(sorted(keys))
+            )
         )
-    if rows:
-        connection.execute(_FINISH, rows)
-    return answers
+    }
+    held = [fences.get((request.realm, request.chunk_key)) == request.fence for request in requests]
+    rows = [
+        {
+            "b_realm": request.realm,
+            "b_batch": request.batch_id,
+            "b_ordinal": outcome.ordinal,
+            "outcome": outcome.outcome.value,
+            "cached": outcome.cached,
+            "cache_key": outcome.cache_key,
+            "model": outcome.model,
+            "attempt_id": outcome.attempt_id,
+            "error_kind": outcome.error_kind,
+            "error": outcome.error,
+            "b_cost": outcome.cost_nano,
+            "settled_at": now,
+        }
+        for request, mine in zip(requests, held, strict=True)
+        if mine
+        for outcome in request.outcomes
+    ]
+    execute_many(connection, _FINISH, rows)
+    return held
 
 
-FINISH_ITEMS: Operation[bool] = Operation("finish items", 50, _finish_items)
+FINISH_ITEMS: Operation[bool] = Operation("finish items", 50, finish_items)
 """Answers False for a request whose fence has moved on: another run owns that chunk now."""

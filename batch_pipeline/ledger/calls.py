@@ -15,13 +15,15 @@ import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.store import upsert
+from batch_pipeline.ledger.batches import FinishItems, finish_items
+from batch_pipeline.ledger.store import execute_many, upsert
 from batch_pipeline.ledger.tables import (
     AttemptState,
     attempts,
@@ -68,7 +70,7 @@ class Owner:
 def _beat(connection: sa.Connection, now: float, requests: Sequence[Owner]) -> list[None]:
     for owner in requests:
         connection.execute(
-            upsert(connection, owners, ["owner_id"], update=["lease_expires_at"]),
+            upsert(connection.dialect.name, owners, ["owner_id"], update=["lease_expires_at"]),
             {
                 "owner_id": owner.owner_id,
                 "host": owner.host,
@@ -214,7 +216,7 @@ class Claimed:
 def _claim(connection: sa.Connection, now: float, requests: Sequence[ClaimKeys]) -> list[Claimed]:
     live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
     take = upsert(
-        connection,
+        connection.dialect.name,
         claims,
         ["realm", "cache_key"],
         update=["owner_id", "lane", "taken_at"],
@@ -278,8 +280,7 @@ def _release(connection: sa.Connection, now: float, requests: Sequence[ReleaseKe
         for request in requests
         for key in request.keys
     ]
-    if rows:
-        connection.execute(_RELEASE, rows)
+    execute_many(connection, _RELEASE, rows)
     return [None] * len(requests)
 
 
@@ -340,7 +341,7 @@ def _pause(connection: sa.Connection, now: float, requests: Sequence[Pause]) -> 
             state = PauseState(state.epoch + 1, request.until)
             connection.execute(
                 upsert(
-                    connection,
+                    connection.dialect.name,
                     pauses,
                     ["realm", "provider", "model", "key_id"],
                     update=["epoch", "paused_until", "reason"],
@@ -406,6 +407,10 @@ class Admission:
     pause: PauseState
 
 
+_INSERT_ATTEMPT = attempts.insert()
+_INSERT_REPLY = replies.insert()
+
+
 def _admit(
     connection: sa.Connection, now: float, requests: Sequence[NewAttempt]
 ) -> list[Admission]:
@@ -431,9 +436,8 @@ def _admit(
         bodies.append(
             {"attempt_id": request.attempt_id, "request": pack_bytes(request.request_body)}
         )
-    if rows:
-        connection.execute(attempts.insert(), rows)
-        connection.execute(replies.insert(), bodies)
+    execute_many(connection, _INSERT_ATTEMPT, rows)
+    execute_many(connection, _INSERT_REPLY, bodies)
     return answers
 
 
@@ -442,82 +446,6 @@ ADMIT: Operation[Admission] = Operation("admit", 10, _admit)
 
 It counts as sent from here on: after a crash nobody can tell that it was not.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What came of an attempt.
-
-    An attempt already marked lost is settled all the same (late settlement).
-
-    Attributes:
-            attempt_id: the attempt.
-            state: `settled`, or `lost` when the provider may have billed a call whose reply never came, or `refunded` when
-                it was provably never sent.
-            cost_nano: nano-USD; for `lost` the worst case.
-            reply: the raw reply body, or None.
-            derived: whether nothing (more) can be derived from the reply.
-    """
-
-    attempt_id: str
-    state: AttemptState
-    cost_nano: int
-    status: int = 0
-    error_kind: str | None = None
-    error: str | None = None
-    answered_model: str | None = None
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    thinking_tokens: int = 0
-    latency_s: float | None = None
-    derived: bool = True
-    reply: bytes | None = None
-
-
-_SETTLE_FIELDS = [
-    name for name in Settlement.__slots__ if name not in ("attempt_id", "state", "reply")
-]
-_SETTLE = (
-    attempts.update()
-    .where(
-        attempts.c.attempt_id == sa.bindparam("b_attempt"),
-        attempts.c.state.in_(
-            [AttemptState.RESERVED.value, AttemptState.SENT.value, AttemptState.LOST.value]
-        ),
-    )
-    .values(
-        state=sa.bindparam("b_state"),
-        settled_at=sa.bindparam("settled_at"),
-        **{name: sa.bindparam(name) for name in _SETTLE_FIELDS},
-    )
-)
-_STORE_REPLY = (
-    replies.update()
-    .where(replies.c.attempt_id == sa.bindparam("b_attempt"))
-    .values(reply=sa.bindparam("reply"))
-)
-
-
-def _settle(connection: sa.Connection, now: float, requests: Sequence[Settlement]) -> list[None]:
-    rows = []
-    bodies = []
-    for request in requests:
-        row = {name: getattr(request, name) for name in _SETTLE_FIELDS}
-        row["b_attempt"] = request.attempt_id
-        row["b_state"] = request.state.value
-        row["settled_at"] = now
-        rows.append(row)
-        if request.reply is not None:
-            bodies.append({"b_attempt": request.attempt_id, "reply": pack_bytes(request.reply)})
-    connection.execute(_SETTLE, rows)
-    if bodies:
-        connection.execute(_STORE_REPLY, bodies)
-    return [None] * len(requests)
-
-
-SETTLE: Operation[None] = Operation("settle", 20, _settle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,12 +468,123 @@ class StoreResults:
     created_at: float | None = None
 
 
-_DERIVED = (
-    attempts.update().where(attempts.c.attempt_id == sa.bindparam("b_attempt")).values(derived=True)
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What came of an attempt, and everything that follows from it, for one transaction.
+
+    An attempt already marked lost is settled all the same (late settlement).
+
+    Attributes:
+        attempt_id: the attempt.
+        state: `settled`, or `lost` when the provider may have billed a call whose reply never came.
+        cost_nano: nano-USD; for `lost` the worst case.
+        derived: whether nothing (more) can be derived from the reply.
+        reply: the raw reply body, or None.
+        results: answers derived from the reply, or None.
+        finished: items that end with it.
+    """
+
+    attempt_id: str
+    state: AttemptState
+    cost_nano: int
+    status: int = 0
+    error_kind: str | None = None
+    error: str | None = None
+    answered_model: str | None = None
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    thinking_tokens: int = 0
+    latency_s: float | None = None
+    derived: bool = True
+    reply: bytes | None = None
+    results: StoreResults | None = None
+    finished: Sequence[FinishItems] = ()
+
+
+_SETTLE_FIELDS = (
+    "cost_nano",
+    "status",
+    "error_kind",
+    "error",
+    "answered_model",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "thinking_tokens",
+    "latency_s",
+    "derived",
+)
+_SETTLE = (
+    attempts.update()
+    .where(
+        attempts.c.attempt_id == sa.bindparam("b_attempt"),
+        attempts.c.state != AttemptState.SETTLED.value,
+        attempts.c.state != AttemptState.REFUNDED.value,
+    )
+    .values(
+        state=sa.bindparam("b_state"),
+        settled_at=sa.bindparam("settled_at"),
+        **{name: sa.bindparam(name) for name in _SETTLE_FIELDS},
+    )
+)
+_STORE_REPLY = (
+    replies.update()
+    .where(replies.c.attempt_id == sa.bindparam("b_attempt"))
+    .values(reply=sa.bindparam("reply"))
 )
 
 
-def _store(connection: sa.Connection, now: float, requests: Sequence[StoreResults]) -> list[None]:
+def _settle(
+    connection: sa.Connection, now: float, requests: Sequence[Settlement]
+) -> list[list[bool]]:
+    rows = []
+    bodies = []
+    stored = []
+    finished: list[FinishItems] = []
+    for request in requests:
+        row = {name: getattr(request, name) for name in _SETTLE_FIELDS}
+        row["b_attempt"] = request.attempt_id
+        row["b_state"] = request.state.value
+        row["settled_at"] = now
+        rows.append(row)
+        if request.reply is not None:
+            bodies.append({"b_attempt": request.attempt_id, "reply": pack_bytes(request.reply)})
+        if request.results is not None:
+            stored.append(request.results)
+        finished.extend(request.finished)
+    execute_many(connection, _SETTLE, rows)
+    execute_many(connection, _STORE_REPLY, bodies)
+    _write_results(connection, now, stored)
+    held = iter(finish_items(connection, now, finished) if finished else [])
+    return [[next(held) for _ in request.finished] for request in requests]
+
+
+SETTLE: Operation[list[bool]] = Operation("settle", 20, _settle)
+"""Answers, for each of `finished`, whether this run still held the chunk."""
+
+
+_DERIVED = (
+    attempts.update()
+    .where(attempts.c.attempt_id == sa.bindparam("b_attempt"))
+    .values(derived=sa.true())
+)
+
+
+@lru_cache
+def _upsert_result(dialect: str) -> Any:
+    return upsert(
+        dialect,
+        results,
+        ["realm", "cache_key", "model"],
+        update=["output", "attempt_id", "created_at", "workload", "step"],
+        where=results.c.created_at <= sa.literal_column("excluded.created_at"),
+    )
+
+
+def _write_results(connection: sa.Connection, now: float, requests: Sequence[StoreResults]) -> None:
     # One row per key and model: of two answers in one group the later one stays, as in the table.
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     released = []
@@ -562,25 +601,21 @@ def _store(connection: sa.Connection, now: float, requests: Sequence[StoreResult
                 "created_at": now if request.created_at is None else request.created_at,
             }
             released.append({"b_realm": request.realm, "b_key": key, "b_owner": request.owner_id})
-    if rows:
-        connection.execute(
-            upsert(
-                connection,
-                results,
-                ["realm", "cache_key", "model"],
-                update=["output", "attempt_id", "created_at", "workload", "step"],
-                where=results.c.created_at <= sa.literal_column("excluded.created_at"),
-            ),
-            list(rows.values()),
-        )
-        connection.execute(_RELEASE, released)
+    execute_many(connection, _upsert_result(connection.dialect.name), list(rows.values()))
+    execute_many(connection, _RELEASE, released)
+
+
+def _store_late(
+    connection: sa.Connection, now: float, requests: Sequence[StoreResults]
+) -> list[None]:
+    _write_results(connection, now, requests)
     derived = [{"b_attempt": request.attempt_id} for request in requests if request.complete]
-    if derived:
-        connection.execute(_DERIVED, derived)
+    execute_many(connection, _DERIVED, derived)
     return [None] * len(requests)
 
 
-STORE_RESULTS: Operation[None] = Operation("store results", 30, _store)
+STORE_LATE: Operation[None] = Operation("store late results", 30, _store_late)
+"""Results of attempts that were settled before, by a run that died in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -657,7 +692,7 @@ def _record(connection: sa.Connection, now: float, requests: Sequence[RunRecord]
         running = request.status == "running"
         connection.execute(
             upsert(
-                connection,
+                connection.dialect.name,
                 runs,
                 ["run_id"],
                 update=["status", "message", "summary"]

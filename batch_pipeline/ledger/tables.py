@@ -64,8 +64,8 @@ batches = sa.Table(
     sa.Column("launch", sa.String(16), nullable=False),
     sa.Column("launched_run_id", sa.String(64)),
     # a forced run asks finished rows again: results from before `fresh_after` are no hits for the rows it reset
-    sa.Column("generation", sa.Integer, nullable=False, default=0),
-    sa.Column("fresh_after", sa.Float, nullable=False, default=0.0),
+    sa.Column("generation", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("fresh_after", sa.Float, nullable=False, server_default=sa.text("0")),
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
@@ -80,7 +80,7 @@ chunks = sa.Table(
     sa.Column("row_count", sa.Integer, nullable=False),
     # a chunk is leased by an owner; the fence grows with each lease, and writes name the fence they hold
     sa.Column("owner_id", sa.String(40)),
-    sa.Column("fence", sa.Integer, nullable=False, default=0),
+    sa.Column("fence", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Index("chunks_by_batch", "realm", "batch_id", "position"),
 )
 
@@ -94,14 +94,14 @@ items = sa.Table(
     sa.Column("number", sa.Integer, nullable=False),  # 1-based data row in the input, for messages
     sa.Column("row", sa.Text, nullable=False),
     sa.Column("outcome", sa.String(16), nullable=False),
-    sa.Column("cached", sa.Boolean, nullable=False, default=False),
+    sa.Column("cached", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("cache_key", sa.String(64)),
     sa.Column("model", sa.String(200)),
     sa.Column("attempt_id", sa.String(60)),
     sa.Column("error_kind", sa.String(40)),
     sa.Column("error", sa.Text),
-    sa.Column("cost_nano", sa.BigInteger, nullable=False, default=0),
-    sa.Column("fresh_after", sa.Float, nullable=False, default=0.0),
+    sa.Column("cost_nano", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("fresh_after", sa.Float, nullable=False, server_default=sa.text("0")),
     sa.Column("settled_at", sa.Float),
     sa.Index("items_by_outcome", "realm", "batch_id", "outcome"),
     sa.Index("items_by_item_id", "realm", "item_id"),
@@ -161,15 +161,15 @@ attempts = sa.Table(
     sa.Column("error_kind", sa.String(40)),
     sa.Column("error", sa.Text),
     sa.Column("answered_model", sa.String(200)),
-    sa.Column("input_tokens", sa.BigInteger, nullable=False, default=0),
-    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False, default=0),
-    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False, default=0),
-    sa.Column("output_tokens", sa.BigInteger, nullable=False, default=0),
-    sa.Column("thinking_tokens", sa.BigInteger, nullable=False, default=0),
-    sa.Column("cost_nano", sa.BigInteger, nullable=False, default=0),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("thinking_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("cost_nano", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("latency_s", sa.Float),
     # whether every item answer in the stored reply has reached `results`
-    sa.Column("derived", sa.Boolean, nullable=False, default=False),
+    sa.Column("derived", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("attempts_by_batch", "realm", "batch_id", "sent_at"),
     sa.Index("attempts_by_state", "state", "owner_id"),
 )
@@ -247,9 +247,9 @@ runs = sa.Table(
     sa.Column(
         "status", sa.String(20), nullable=False
     ),  # running | done | interrupted | stopped | crashed
-    sa.Column("message", sa.Text, nullable=False, default=""),
+    sa.Column("message", sa.Text, nullable=False, server_default=""),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),
-    sa.Column("summary", sa.Text, nullable=False, default="{}"),
+    sa.Column("summary", sa.Text, nullable=False, server_default="{}"),
     sa.Index("runs_by_batch", "realm", "batch_id", "started_at"),
 )

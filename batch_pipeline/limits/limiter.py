@@ -151,7 +151,7 @@ def _reserve(connection: sa.Connection, now: float, requests: Sequence[Reserve])
         if answer.delays or known != set(wanted):
             connection.execute(
                 upsert(
-                    connection,
+                    connection.dialect.name,
                     limits,
                     ["realm", "provider", "model", "key_id", "dimension"],
                     update=["arrival_at"],
@@ -210,7 +210,7 @@ def _declare(connection: sa.Connection, now: float, requests: Sequence[Declare])
         if rows:
             connection.execute(
                 upsert(
-                    connection,
+                    connection.dialect.name,
                     limit_rates,
                     ["realm", "provider", "model", "key_id", "dimension", "owner_id"],
                     update=["per_second"],

@@ -40,14 +40,18 @@ def upgrade() -> None:
         sa.Column("error_kind", sa.String(length=40), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("answered_model", sa.String(length=200), nullable=True),
-        sa.Column("input_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("cached_input_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("cache_write_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("output_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("thinking_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("cost_nano", sa.BigInteger(), nullable=False),
+        sa.Column("input_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column(
+            "cached_input_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False
+        ),
+        sa.Column(
+            "cache_write_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False
+        ),
+        sa.Column("output_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("thinking_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("cost_nano", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("latency_s", sa.Float(), nullable=True),
-        sa.Column("derived", sa.Boolean(), nullable=False),
+        sa.Column("derived", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         sa.PrimaryKeyConstraint("attempt_id"),
     )
     op.create_index("attempts_by_batch", "attempts", ["realm", "batch_id", "sent_at"], unique=False)
@@ -68,8 +72,8 @@ def upgrade() -> None:
         sa.Column("warnings", sa.Text(), nullable=False),
         sa.Column("launch", sa.String(length=16), nullable=False),
         sa.Column("launched_run_id", sa.String(length=64), nullable=True),
-        sa.Column("generation", sa.Integer(), nullable=False),
-        sa.Column("fresh_after", sa.Float(), nullable=False),
+        sa.Column("generation", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("fresh_after", sa.Float(), server_default=sa.text("0"), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("realm", "batch_id"),
     )
@@ -82,7 +86,7 @@ def upgrade() -> None:
         sa.Column("first_ordinal", sa.Integer(), nullable=False),
         sa.Column("row_count", sa.Integer(), nullable=False),
         sa.Column("owner_id", sa.String(length=40), nullable=True),
-        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("fence", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.PrimaryKeyConstraint("realm", "chunk_key"),
     )
     op.create_index("chunks_by_batch", "chunks", ["realm", "batch_id", "position"], unique=False)
@@ -105,14 +109,14 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("row", sa.Text(), nullable=False),
         sa.Column("outcome", sa.String(length=16), nullable=False),
-        sa.Column("cached", sa.Boolean(), nullable=False),
+        sa.Column("cached", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         sa.Column("cache_key", sa.String(length=64), nullable=True),
         sa.Column("model", sa.String(length=200), nullable=True),
         sa.Column("attempt_id", sa.String(length=60), nullable=True),
         sa.Column("error_kind", sa.String(length=40), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.Column("cost_nano", sa.BigInteger(), nullable=False),
-        sa.Column("fresh_after", sa.Float(), nullable=False),
+        sa.Column("cost_nano", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("fresh_after", sa.Float(), server_default=sa.text("0"), nullable=False),
         sa.Column("settled_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("realm", "batch_id", "ordinal"),
     )
@@ -191,10 +195,10 @@ def upgrade() -> None:
         sa.Column("owner_id", sa.String(length=40), nullable=False),
         sa.Column("settings", sa.Text(), nullable=False),
         sa.Column("status", sa.String(length=20), nullable=False),
-        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("message", sa.Text(), server_default="", nullable=False),
         sa.Column("started_at", sa.Float(), nullable=False),
         sa.Column("ended_at", sa.Float(), nullable=True),
-        sa.Column("summary", sa.Text(), nullable=False),
+        sa.Column("summary", sa.Text(), server_default="{}", nullable=False),
         sa.PrimaryKeyConstraint("run_id"),
     )
     op.create_index("runs_by_batch", "runs", ["realm", "batch_id", "started_at"], unique=False)
