@@ -305,18 +305,27 @@ class PauseState:
     paused_until: float = 0.0
 
 
+_PAUSE_STATE = sa.select(pauses.c.epoch, pauses.c.paused_until).where(
+    pauses.c.realm == sa.bindparam("realm"),
+    pauses.c.provider == sa.bindparam("provider"),
+    pauses.c.model == sa.bindparam("model"),
+    pauses.c.key_id == sa.bindparam("key_id"),
+)
+
+
 def _pause_states(
     connection: sa.Connection, keys: Iterable[PauseKey]
 ) -> dict[PauseKey, PauseState]:
     states = {}
     for key in keys:
         row = connection.execute(
-            sa.select(pauses.c.epoch, pauses.c.paused_until).where(
-                pauses.c.realm == key.realm,
-                pauses.c.provider == key.provider,
-                pauses.c.model == key.model,
-                pauses.c.key_id == key.key_id,
-            )
+            _PAUSE_STATE,
+            {
+                "realm": key.realm,
+                "provider": key.provider,
+                "model": key.model,
+                "key_id": key.key_id,
+            },
         ).first()
         states[key] = PauseState() if row is None else PauseState(row.epoch, row.paused_until)
     return states

@@ -16,14 +16,19 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import sqlalchemy as sa
 
 from batch_pipeline.clock import Clock
 from batch_pipeline.ledger.calls import PAUSE, Pause, PauseKey, PauseState
-from batch_pipeline.ledger.store import upsert
+from batch_pipeline.ledger.store import execute_many, upsert
 from batch_pipeline.ledger.tables import limit_rates, limits, owners
 from batch_pipeline.ledger.writer import Operation, Writer
+
+_AHEAD_S = 0.02
+_MAX_AHEAD = 100
 
 LOOK_AHEAD_S = 1.0
 """Go-times are handed out at most this far ahead, so that processes share fairly and pauses
@@ -132,33 +137,66 @@ def plan_reservation(
     return Reserved(now, delays, retry_s), free_at
 
 
+_ARRIVALS = sa.select(limits.c.dimension, limits.c.arrival_at).where(
+    limits.c.realm == sa.bindparam("realm"),
+    limits.c.provider == sa.bindparam("provider"),
+    limits.c.model == sa.bindparam("model"),
+    limits.c.key_id == sa.bindparam("key_id"),
+)
+_LOWEST_RATES = (
+    sa.select(limit_rates.c.dimension, sa.func.min(limit_rates.c.per_second))
+    .where(
+        limit_rates.c.realm == sa.bindparam("realm"),
+        limit_rates.c.provider == sa.bindparam("provider"),
+        limit_rates.c.model == sa.bindparam("model"),
+        limit_rates.c.key_id == sa.bindparam("key_id"),
+        limit_rates.c.owner_id.in_(
+            sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > sa.bindparam("now"))
+        ),
+    )
+    .group_by(limit_rates.c.dimension)
+)
+
+
+@lru_cache
+def _upsert_limit(dialect: str) -> Any:
+    return upsert(
+        dialect,
+        limits,
+        ["realm", "provider", "model", "key_id", "dimension"],
+        update=["arrival_at"],
+    )
+
+
 def _reserve(connection: sa.Connection, now: float, requests: Sequence[Reserve]) -> list[Reserved]:
     answers = []
+    arrivals_of = _ARRIVALS
+    if connection.dialect.name != "sqlite":
+        # On SQLite the transaction holds the only write lock already.
+        arrivals_of = arrivals_of.with_for_update()
     for request in requests:
-        key = request.key
-        where = _bucket(limits, key)
-        wanted = [place for place, rate in enumerate(request.rates) if rate is not None]
+        bucket = _bucket_values(request.key)
         arrivals = [0.0] * len(DIMENSIONS)
-        known = set()
-        for dimension, arrival_at in connection.execute(
-            sa.select(limits.c.dimension, limits.c.arrival_at).where(where).with_for_update()
-        ):
-            place = DIMENSIONS.index(dimension)
-            arrivals[place] = arrival_at
-            known.add(place)
-        rates = _shared_rates(connection, now, request)
+        for dimension, arrival_at in connection.execute(arrivals_of, bucket):
+            arrivals[DIMENSIONS.index(dimension)] = arrival_at
+        lowest = {
+            dimension: rate
+            for dimension, rate in connection.execute(_LOWEST_RATES, {**bucket, "now": now})
+        }
+        # The lowest rate that any live owner holds counts for everyone.
+        rates = [
+            None if rate is None else min(rate, lowest.get(dimension, rate))
+            for dimension, rate in zip(DIMENSIONS, request.rates, strict=True)
+        ]
         answer, free_at = plan_reservation(now, arrivals, rates, request.costs)
-        if answer.delays or known != set(wanted):
-            connection.execute(
-                upsert(
-                    connection.dialect.name,
-                    limits,
-                    ["realm", "provider", "model", "key_id", "dimension"],
-                    update=["arrival_at"],
-                ),
+        if answer.delays:
+            execute_many(
+                connection,
+                _upsert_limit(connection.dialect.name),
                 [
-                    {**_bucket_values(key), "dimension": DIMENSIONS[at], "arrival_at": free_at[at]}
-                    for at in wanted
+                    {**bucket, "dimension": dimension, "arrival_at": at}
+                    for dimension, at, rate in zip(DIMENSIONS, free_at, rates, strict=True)
+                    if rate is not None
                 ],
             )
         answers.append(answer)
@@ -166,24 +204,6 @@ def _reserve(connection: sa.Connection, now: float, requests: Sequence[Reserve])
 
 
 RESERVE: Operation[Reserved] = Operation("reserve", 6, _reserve)
-
-
-def _shared_rates(connection: sa.Connection, now: float, request: Reserve) -> list[float | None]:
-    """The lowest rate that any live owner holds for each bucket."""
-    live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
-    lowest = dict(
-        connection.execute(
-            sa.select(limit_rates.c.dimension, sa.func.min(limit_rates.c.per_second))
-            .where(_bucket(limit_rates, request.key), limit_rates.c.owner_id.in_(live_owners))
-            .group_by(limit_rates.c.dimension)
-        )
-        .tuples()
-        .all()
-    )
-    return [
-        None if rate is None else min(rate, lowest.get(dimension, rate))
-        for dimension, rate in zip(DIMENSIONS, request.rates, strict=True)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +274,8 @@ def _correct(connection: sa.Connection, now: float, requests: Sequence[Correct])
                 at = request.key, dimension
                 total[at] = total.get(at, 0.0) + seconds
     if total:
-        connection.execute(
+        execute_many(
+            connection,
             _CORRECT,
             [
                 {
@@ -274,15 +295,6 @@ def _correct(connection: sa.Connection, now: float, requests: Sequence[Correct])
 CORRECT: Operation[None] = Operation("correct limits", 21, _correct)
 
 
-def _bucket(table: sa.Table, key: PauseKey) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        table.c.realm == key.realm,
-        table.c.provider == key.provider,
-        table.c.model == key.model,
-        table.c.key_id == key.key_id,
-    )
-
-
 def _bucket_values(key: PauseKey) -> dict[str, str]:
     return {
         "realm": key.realm,
@@ -290,6 +302,9 @@ def _bucket_values(key: PauseKey) -> dict[str, str]:
         "model": key.model,
         "key_id": key.key_id,
     }
+
+
+_Cost = tuple[float, float, float]
 
 
 @dataclass(slots=True)
@@ -324,9 +339,14 @@ class Gate:
         self._owner_id = owner_id
         self._rates = rates
         self._per_second = rates.per_second()
-        self._waiters: deque[tuple[tuple[float, float, float], asyncio.Future[float]]] = deque()
+        self._waiters: deque[tuple[_Cost, asyncio.Future[tuple[float, _Cost]]]] = deque()
         self._reserver: asyncio.Task[None] | None = None
         self._pause = PauseState()
+        # Where many calls a second are allowed, turns are taken ahead for the next few moments, so
+        # that most calls wait for no transaction; at worst so much of the rate goes unused.
+        self._ahead = 0 if rates.requests is None else int(rates.requests / 60.0 * _AHEAD_S)
+        self._ahead = min(self._ahead, _MAX_AHEAD)
+        self._turns: deque[tuple[float, _Cost]] = deque()
         # Host time minus ledger time, at its smallest seen: the clocks' difference plus the quickest commit.
         self._offset_s = float("inf")
         spacing = 0.0 if rates.requests is None else 60.0 / rates.requests
@@ -358,7 +378,7 @@ class Gate:
             if self._rates.unlimited:
                 now = self._clock.now()
                 return Ticket(now, pause.epoch, now - began, cost)
-            go_at = await self._turn(cost)
+            go_at, cost = await self._turn(cost)
             # Wake a little early: the write-ahead of the attempt fits into the rest of the wait.
             await self._clock.sleep(go_at - self._clock.now() - 0.01)
             now = self._clock.now()
@@ -387,8 +407,13 @@ class Gate:
         if any(moved):
             self._writer.post(CORRECT, Correct(self.key, moved))
 
-    async def _turn(self, cost: tuple[float, float, float]) -> float:
-        waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    async def _turn(self, cost: _Cost) -> tuple[float, _Cost]:
+        """A go-time, and the cost that was reserved for it."""
+        while self._turns:
+            turn = self._turns.popleft()
+            if self._clock.now() <= turn[0] + self._late_s:
+                return turn
+        waiter: asyncio.Future[tuple[float, _Cost]] = asyncio.get_running_loop().create_future()
         self._waiters.append((cost, waiter))
         if self._reserver is None or self._reserver.done():
             self._reserver = asyncio.create_task(self._reserve_for_waiters())
@@ -400,19 +425,23 @@ class Gate:
             while self._waiters:
                 while self._waiters and self._waiters[0][1].done():
                     self._waiters.popleft()
-                asked = list(self._waiters)
-                if not asked:
+                costs = [cost for cost, _ in self._waiters]
+                if not costs:
                     return
-                request = Reserve(
-                    self.key, self._owner_id, self._per_second, [cost for cost, _ in asked]
+                costs += costs[-1:] * self._ahead
+                answer = await self._writer.post(
+                    RESERVE, Reserve(self.key, self._owner_id, self._per_second, costs)
                 )
-                answer = await self._writer.post(RESERVE, request)
                 self._offset_s = min(self._offset_s, self._clock.now() - answer.now)
-                for delay in answer.delays:
-                    _, waiter = self._waiters.popleft()
-                    if not waiter.done():
-                        waiter.set_result(answer.now + self._offset_s + delay)
-                if answer.retry_s > 0:
+                for delay, cost in zip(answer.delays, costs, strict=False):
+                    turn = answer.now + self._offset_s + delay, cost
+                    # Who came meanwhile takes a turn that was reserved ahead.
+                    waiter = self._waiters.popleft()[1] if self._waiters else None
+                    if waiter is None:
+                        self._turns.append(turn)
+                    elif not waiter.done():
+                        waiter.set_result(turn)
+                if answer.retry_s > 0 and self._waiters:
                     await self._clock.sleep(answer.retry_s)
         except Exception as error:
             while self._waiters:

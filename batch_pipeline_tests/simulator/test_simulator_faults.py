@@ -141,13 +141,13 @@ def test_half_a_body_arrives_before_the_connection_is_cut(simulator: Running) ->
     simulator.configure(faults=[{"kind": "cut_body"}])
     headers = {"authorization": "Bearer k"}
     body = {"model": "gpt-6-luna", "input": "hi"}
-    got = b""
+    pieces: list[bytes] = []
     with (
-        pytest.raises(httpx.RemoteProtocolError),
         simulator.http.stream("POST", "/openai/v1/responses", json=body, headers=headers) as reply,
+        pytest.raises(httpx.RemoteProtocolError),
     ):
-        for piece in reply.iter_bytes():
-            got += piece
+        pieces.extend(reply.iter_bytes())
+    got = b"".join(pieces)
     assert got.startswith(b'{"id":"resp_') and b"service_tier" not in got
     assert simulator.journal()[0]["billed"] is True
 

@@ -18,7 +18,7 @@ from batch_pipeline.simulator.schema import (
     generate,
 )
 
-SOURCE = Source("The recipe, for rhubarb pie: needs four eggs, not five.".split(), "sha")
+SOURCE = Source(["The", "recipe,", "for", "rhubarb", "pie:", "needs", "four", "eggs."], "sha")
 PATTERNS = [r"^[a-z]+$", r"^[A-Z]{2}-\d{3}$", r"\S", r"^(yes|no)$", r"^#[0-9a-f]{6}$", r"^.{3,9}$"]
 
 

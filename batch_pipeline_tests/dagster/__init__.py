@@ -1,0 +1,1 @@
+"""Tests of the Dagster layer, on real instances and the real simulator."""
