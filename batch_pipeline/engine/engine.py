@@ -760,6 +760,10 @@ class Engine:
         self._gate.learn(admission.pause)
         if not admission.admitted:
             return None
+        if self._gate.missed(ticket):
+            refund = Settlement(attempt_id, AttemptState.REFUNDED, 0)
+            self._post(SETTLE, refund)
+            return None
         self._count_attempt(pack, ticket, first=not trip.sent)
         trip.sent = True
         left = ticket.go_at - self._clock.now()
@@ -881,7 +885,6 @@ class Engine:
             worst_nano=self._cost_nano(worst),
             rate_wait_s=ticket.waited_s,
             timeout_s=self._step.timeout_s,
-            epoch=ticket.epoch,
             request_body=call.body,
         )
 

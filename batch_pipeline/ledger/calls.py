@@ -299,13 +299,12 @@ class PauseKey:
 
 @dataclass(frozen=True, slots=True)
 class PauseState:
-    """How often calls were paused so far, and until when (UTC seconds)."""
+    """Until when nobody may call (UTC seconds)."""
 
-    epoch: int = 0
     paused_until: float = 0.0
 
 
-_PAUSE_STATE = sa.select(pauses.c.epoch, pauses.c.paused_until).where(
+_PAUSE_STATE = sa.select(pauses.c.paused_until).where(
     pauses.c.realm == sa.bindparam("realm"),
     pauses.c.provider == sa.bindparam("provider"),
     pauses.c.model == sa.bindparam("model"),
@@ -327,7 +326,7 @@ def _pause_states(
                 "key_id": key.key_id,
             },
         ).first()
-        states[key] = PauseState() if row is None else PauseState(row.epoch, row.paused_until)
+        states[key] = PauseState() if row is None else PauseState(row.paused_until)
     return states
 
 
@@ -347,20 +346,19 @@ def _pause(connection: sa.Connection, now: float, requests: Sequence[Pause]) -> 
         state = _pause_states(connection, [key])[key]
         # Only a later end is news: a hundred 429s of one moment are one pause.
         if request.until > state.paused_until:
-            state = PauseState(state.epoch + 1, request.until)
+            state = PauseState(request.until)
             connection.execute(
                 upsert(
                     connection.dialect.name,
                     pauses,
                     ["realm", "provider", "model", "key_id"],
-                    update=["epoch", "paused_until", "reason"],
+                    update=["paused_until", "reason"],
                 ),
                 {
                     "realm": key.realm,
                     "provider": key.provider,
                     "model": key.model,
                     "key_id": key.key_id,
-                    "epoch": state.epoch,
                     "paused_until": state.paused_until,
                     "reason": request.reason,
                 },
@@ -399,12 +397,11 @@ class NewAttempt:
     worst_nano: int
     rate_wait_s: float
     timeout_s: float
-    epoch: int
     request_body: bytes
 
 
 _ATTEMPT_FIELDS = [
-    name for name in NewAttempt.__slots__ if name not in ("timeout_s", "epoch", "request_body")
+    name for name in NewAttempt.__slots__ if name not in ("timeout_s", "request_body")
 ]
 
 
@@ -433,7 +430,7 @@ def _admit(
     bodies = []
     for request, key in zip(requests, keys, strict=True):
         state = states[key]
-        if state.epoch != request.epoch and state.paused_until > now:
+        if state.paused_until > now:
             answers.append(Admission(False, state))
             continue
         answers.append(Admission(True, state))

@@ -230,7 +230,6 @@ pauses = sa.Table(
     sa.Column("provider", sa.String(60), primary_key=True),
     sa.Column("model", sa.String(200), primary_key=True),
     sa.Column("key_id", sa.String(60), primary_key=True),
-    sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("paused_until", sa.Float, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
 )

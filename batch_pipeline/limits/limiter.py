@@ -27,6 +27,9 @@ from batch_pipeline.ledger.store import execute_many, upsert
 from batch_pipeline.ledger.tables import limit_rates, limits, owners
 from batch_pipeline.ledger.writer import Operation, Writer
 
+_MAX_MISSES = 3
+_DEEP_BUCKET_PER_MIN = 6_000.0
+
 _AHEAD_S = 0.02
 _MAX_AHEAD = 100
 
@@ -48,14 +51,11 @@ class Rates:
         requests: requests per minute.
         input_tokens: prompt tokens per minute.
         output_tokens: billable output tokens per minute.
-        late_s: a caller that wakes later than this after its go-time takes a new one, so that a stalled process does not
-            send in bunches; None is the spacing of two requests, which a bucket of two forgives.
     """
 
     requests: float | None = None
     input_tokens: float | None = None
     output_tokens: float | None = None
-    late_s: float | None = None
 
     def per_second(self) -> tuple[float | None, float | None, float | None]:
         """The rates in the order of DIMENSIONS, per second."""
@@ -295,6 +295,17 @@ def _correct(connection: sa.Connection, now: float, requests: Sequence[Correct])
 CORRECT: Operation[None] = Operation("correct limits", 21, _correct)
 
 
+def _tolerated_lateness_s(rates: Rates) -> float:
+    """Half the spacing of two requests, which a bucket of two forgives.
+
+    Where requests may follow each other within a few milliseconds, buckets are deep and an event
+    loop is never that punctual: a quarter of a second is tolerated.
+    """
+    if rates.requests is None or rates.requests >= _DEEP_BUCKET_PER_MIN:
+        return 0.25
+    return max(0.02, 30.0 / rates.requests)
+
+
 def _bucket_values(key: PauseKey) -> dict[str, str]:
     return {
         "realm": key.realm,
@@ -309,12 +320,9 @@ _Cost = tuple[float, float, float]
 
 @dataclass(slots=True)
 class Ticket:
-    """Leave to send: not before `go_at` (UTC seconds), and only while the pause epoch is
-    `epoch`.
-    """
+    """Leave to send, not before `go_at` (UTC seconds); `cost` is what was reserved for it."""
 
     go_at: float
-    epoch: int
     waited_s: float
     cost: tuple[float, float, float]
 
@@ -349,8 +357,8 @@ class Gate:
         self._turns: deque[tuple[float, _Cost]] = deque()
         # Host time minus ledger time, at its smallest seen: the clocks' difference plus the quickest commit.
         self._offset_s = float("inf")
-        spacing = 0.0 if rates.requests is None else 60.0 / rates.requests
-        self._late_s = max(0.05, spacing) if rates.late_s is None else rates.late_s
+        self._late_s = _tolerated_lateness_s(rates)
+        self._misses = 0
 
     async def open(self) -> None:
         """Tell the other processes this run's rates; call once before `acquire`."""
@@ -370,25 +378,36 @@ class Gate:
         began = self._clock.now()
         cost = (1.0, input_tokens, output_tokens)
         while True:
-            pause = self._pause
-            left = pause.paused_until - self._clock.now()
+            left = self._pause.paused_until - self._clock.now()
             if left > 0:
                 await self._clock.sleep(left)
                 continue
             if self._rates.unlimited:
                 now = self._clock.now()
-                return Ticket(now, pause.epoch, now - began, cost)
+                return Ticket(now, now - began, cost)
             go_at, cost = await self._turn(cost)
             # Wake a little early: the write-ahead of the attempt fits into the rest of the wait.
             await self._clock.sleep(go_at - self._clock.now() - 0.01)
             now = self._clock.now()
-            if now > go_at + self._late_s or self._pause.epoch != pause.epoch:
-                continue
-            return Ticket(go_at, pause.epoch, max(now, go_at) - began, cost)
+            ticket = Ticket(go_at, max(now, go_at) - began, cost)
+            # A turn that falls into a pause is given up; one after it stays good.
+            if self._pause.paused_until <= now and not self.missed(ticket):
+                return ticket
+
+    def missed(self, ticket: Ticket) -> bool:
+        """Whether the ticket's turn has passed, so that a new one must be taken.
+
+        A stalled process would otherwise send in bunches. One that is late all the time sends late.
+        """
+        if self._clock.now() <= ticket.go_at + self._late_s or self._misses >= _MAX_MISSES:
+            self._misses = 0
+            return False
+        self._misses += 1
+        return True
 
     def learn(self, pause: PauseState) -> None:
         """Take note of the shared pause, as the ledger told it at an admission."""
-        if pause.epoch > self._pause.epoch:
+        if pause.paused_until > self._pause.paused_until:
             self._pause = pause
 
     async def pause(self, seconds: float, reason: str) -> None:

@@ -159,7 +159,6 @@ def upgrade() -> None:
         sa.Column("provider", sa.String(length=60), nullable=False),
         sa.Column("model", sa.String(length=200), nullable=False),
         sa.Column("key_id", sa.String(length=60), nullable=False),
-        sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("paused_until", sa.Float(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("realm", "provider", "model", "key_id"),
