@@ -14,10 +14,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where `now` and waiting come from.
-
-    Seconds everywhere.
-    """
+    """Where `now` and waiting come from; seconds everywhere."""
 
     def now(self) -> float:
         """UTC seconds since the epoch; never steps backward within a process."""
@@ -29,18 +26,21 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The host's clock, clamped so that a step backward (NTP, a resumed machine) cannot reopen a
-    limit.
+    """The host's clock, clamped.
+
+    A step backward (NTP, a resumed machine) must not reopen a limit.
     """
 
     def __init__(self) -> None:
         self._last = 0.0
 
     def now(self) -> float:
+        """UTC seconds since the epoch; never steps backward within a process."""
         self._last = max(self._last, time.time())
         return self._last
 
     async def sleep(self, seconds: float) -> None:
+        """Return once `seconds` have passed."""
         await asyncio.sleep(max(0.0, seconds))
 
 
@@ -53,9 +53,11 @@ class ManualClock:
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> float:
+        """The time that `advance` has reached, in UTC seconds."""
         return self._now
 
     async def sleep(self, seconds: float) -> None:
+        """Return once `advance` has moved the time on by `seconds`."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return

@@ -1,10 +1,11 @@
 """Dagster's own storage, at the place that the settings name: what dagster.yaml refers to.
 
-What belongs here: the two classes that dagster.yaml names, and creating the SQLite files once. What does not: folders,
-lock and stamp (home.py).
+What belongs here: the two classes that dagster.yaml names, and creating the SQLite files once. What
+does not: folders, lock and stamp (home.py).
 
-A relative path in dagster.yaml would follow the working directory, and an absolute one the machine; these classes ask
-the settings, so that plain `dagster dev`, `dg dev`, run workers and the CLI all open the same files.
+A relative path in dagster.yaml would follow the working directory, and an absolute one the machine;
+these classes ask the settings, so that plain `dagster dev`, `dg dev`, run workers and the CLI all
+open the same files.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""The one Dagster home and ledger of an installation, created once however many doors open it at the same time.
+"""The one Dagster home and ledger of an installation, created once however many doors open it.
 
-What belongs here: folders, the home's dagster.yaml, the lock and the stamp. What does not: Dagster's storage classes
-(dagster_home.py); importing this module does not import Dagster.
+What belongs here: folders, the home's dagster.yaml, the lock and the stamp. What does not:
+Dagster's storage classes (dagster_home.py); importing this module does not import Dagster.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +25,7 @@ _STAMP = ".ready"
 _LOCK = ".lock"
 _LOCK_TIMEOUT_S = 120.0
 _MARK = (
-    "# Written by batch-pipeline from the project's dagster.yaml, and written again when that changes.\n"
+    "# Written by batch-pipeline from the project's dagster.yaml, again whenever that changes.\n"
     "# Remove these two lines to keep changes of your own.\n"
 )
 
@@ -37,8 +37,8 @@ class HomeError(BatchPipelineError):
 def ensure_home(settings: Settings) -> Path:
     """Create the Dagster home and the ledger if they are not there, and make this process use them.
 
-    Cheap when all is there. Otherwise one process creates while the others wait: Dagster's SQLite storage is left
-    broken when two processes create it at once.
+    Cheap when all is there. Otherwise one process creates while the others wait: Dagster's SQLite
+    storage is left broken when two processes create it at once.
 
     Returns:
         The home, which is also this process's DAGSTER_HOME from now on.
@@ -50,7 +50,8 @@ def ensure_home(settings: Settings) -> Path:
     if not _is_ready(settings):
         with creating_home(settings) as create:
             if create:
-                # Only here: Dagster takes seconds to import, and most calls find everything in place.
+                # Only here: Dagster takes seconds to import, and most calls find everything in
+                # place.
                 from batch_pipeline.dagster_home import create_storage
 
                 create_storage(settings)
@@ -60,7 +61,7 @@ def ensure_home(settings: Settings) -> Path:
 
 @contextmanager
 def creating_home(settings: Settings) -> Iterator[bool]:
-    """Hold the home's lock with its folders and dagster.yaml in place; the block creates the storages.
+    """Hold the home's lock, with folders and dagster.yaml in place; the block creates the storages.
 
     Yields:
         Whether the storages have yet to be created; False when another process was faster.

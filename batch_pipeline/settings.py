@@ -1,5 +1,4 @@
-"""Where this installation keeps things, and which realm it works in: read from the environment,
-in one place.
+"""Where this installation keeps things and which realm it works in, read in one place.
 
 What belongs here: paths and environment variables that several rooms need. What does not: a
 workload's knobs (its defs.yaml) and provider keys (providers/registry.py).
@@ -23,9 +22,7 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 
 
 def project_root() -> Path:
-    """The project's folder: the nearest one above this package that has a workspace.yaml, else
-    the working directory.
-    """
+    """The nearest folder above this package with a workspace.yaml, else the working directory."""
     for folder in Path(__file__).resolve().parents:
         if (folder / "workspace.yaml").is_file():
             return folder
@@ -77,9 +74,7 @@ class Settings:
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from `environ` (default: this process's environment, after the project's
-    .env).
-    """
+    """Read the settings from `environ`; by default from this process's and the project's .env."""
     if environ is None:
         _load_dotenv()
         environ = os.environ

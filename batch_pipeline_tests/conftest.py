@@ -1,6 +1,4 @@
-"""Fixtures that several rooms' tests share: the reference data, and one simulator for the
-session.
-"""
+"""Fixtures that several rooms share: the reference data, and one simulator for the session."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Runs one engine job in a process of its own, for tests that kill it or run several at once.
 
-`python -m batch_pipeline_tests.engine_process DATA SIMULATOR_URL BATCH RUN KNOBS SETTINGS`; KNOBS and SETTINGS are JSON.
-Prints one JSON line when the run has ended.
+`python -m batch_pipeline_tests.engine_process DATA SIMULATOR_URL BATCH RUN KNOBS SETTINGS`; KNOBS
+and SETTINGS are JSON. Prints one JSON line when the run has ended.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The `batch-pipeline` program: its commands, and what an error becomes.
 
-What belongs here: the list of commands and exit codes. What does not: what a command does (one module each). Nothing
-here or at the top of those modules imports Dagster, pandas, an SDK or SQLAlchemy: `--help` and reads start at once.
+What belongs here: the list of commands and exit codes. What does not: what a command does (one
+module each). Nothing here or at the top of those modules imports Dagster, pandas, an SDK or
+SQLAlchemy: `--help` and reads start at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Options that several commands share, so that one name means one thing everywhere.
 
-What belongs here: option declarations and turning them into knobs. What does not: defaults (defs.yaml).
+What belongs here: option declarations and turning them into knobs. What does not: defaults
+(defs.yaml).
 """
 
 from __future__ import annotations
@@ -34,9 +35,7 @@ Input = Annotated[
 ]
 Batch = Annotated[
     str | None,
-    typer.Option(
-        "--batch", help="Name of the batch; alone: a batch that was ingested before."
-    ),
+    typer.Option("--batch", help="Name of the batch; alone: a batch that was ingested before."),
 ]
 Roadmap = Annotated[
     str | None, typer.Option("--roadmap", help="A roadmap folder by name (workload roadmaps).")
@@ -44,9 +43,7 @@ Roadmap = Annotated[
 Encoding = Annotated[
     str | None, typer.Option("--encoding", help="The table's encoding, where it is not UTF-8.")
 ]
-Delimiter = Annotated[
-    str | None, typer.Option("--delimiter", help="The table's column delimiter.")
-]
+Delimiter = Annotated[str | None, typer.Option("--delimiter", help="The table's column delimiter.")]
 Route = Annotated[
     str | None,
     typer.Option("--route", help="Models to try, in order: provider/model, provider/model."),

@@ -95,7 +95,11 @@ def grid(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for column in columns:
         table.add_column(
-            column, justify="right" if column in right else "left", overflow="fold"
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            # Names that are copied into the next command stay in one piece.
+            no_wrap=column in ("Batch", "Chunk"),
         )
     return table
 
@@ -106,7 +110,9 @@ def usd(amount: float | None) -> str:
         return "unknown"
     if amount == 0:
         return "$0"
-    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}" if amount >= 0.0001 else "<$0.0001"
+    return (
+        f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}" if amount >= 0.0001 else "<$0.0001"
+    )
 
 
 def usd_of(nano: float | None) -> float:

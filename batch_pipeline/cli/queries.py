@@ -1,20 +1,21 @@
 """What the read commands ask the ledger, aggregated in the database.
 
-What belongs here: SELECTs, and the one deletion of `cache clear`. What does not: how answers are shown. Both realms
-live in one database, so functions take the realm they look at; nothing here imports more than SQLAlchemy.
+What belongs here: SELECTs, and the one deletion of `cache clear`. What does not: how answers are
+shown. Both realms live in one database, so functions take the realm they look at; nothing here
+imports more than SQLAlchemy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import sqlalchemy as sa
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.ledger.batches import INPUT_ERROR, Batch, Item, find_batch
+from batch_pipeline.ledger.batches import Batch, Item, find_batch
 from batch_pipeline.ledger.calls import unpack_bytes
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import (
@@ -29,6 +30,9 @@ from batch_pipeline.ledger.tables import (
     runs,
 )
 from batch_pipeline.settings import Realm, Settings
+
+if TYPE_CHECKING:
+    from batch_pipeline.workloads.estimate import History
 
 REALMS: tuple[Realm, ...] = ("live", "simulated")
 
@@ -51,7 +55,9 @@ def find_realm(settings: Settings, batch_id: str, simulate: bool | None) -> tupl
             return ledger, batch
         ledger.close()
     where = f" in the {first} realm" if simulate is not None else ""
-    raise UsageError(f"There is no batch {batch_id!r}{where}.", "`batch-pipeline status` lists them.")
+    raise UsageError(
+        f"There is no batch {batch_id!r}{where}.", "`batch-pipeline status` lists them."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +142,7 @@ def last_runs(
         sa.select(runs, owners.c.lease_expires_at)
         .join(
             latest,
-            sa.and_(
-                runs.c.batch_id == latest.c.batch_id, runs.c.started_at == latest.c.started_at
-            ),
+            sa.and_(runs.c.batch_id == latest.c.batch_id, runs.c.started_at == latest.c.started_at),
         )
         .outerjoin(owners, owners.c.owner_id == runs.c.owner_id)
         .where(runs.c.realm == realm)
@@ -158,7 +162,9 @@ def last_runs(
     }
 
 
-def chunk_outcomes(connection: sa.Connection, batch: Batch, realm: Realm) -> dict[int, dict[Outcome, int]]:
+def chunk_outcomes(
+    connection: sa.Connection, batch: Batch, realm: Realm
+) -> dict[int, dict[Outcome, int]]:
     """Outcomes by chunk position (from 0)."""
     position = (items.c.ordinal // batch.chunk_size).label("position")
     found: dict[int, dict[Outcome, int]] = {}
@@ -256,8 +262,9 @@ class AttemptLine:
 def attempts_of(
     connection: sa.Connection, realm: Realm, batch_id: str, item: Item
 ) -> list[AttemptLine]:
-    """The attempts of an item's batch that asked its question, and the one that answered it, in order."""
-    # members is JSON like [[12,"<cache key>"], ...]: the key, or for a row never finished its ordinal.
+    """The batch's attempts at the item's question, and the one that answered it, in order."""
+    # members is JSON like [[12,"<cache key>"], ...]: the key, or for a row never finished its
+    # ordinal.
     mark = f'"{item.cache_key}"' if item.cache_key else f'[{item.ordinal},"'
     asked = sa.and_(
         attempts.c.batch_id == batch_id, attempts.c.members.contains(mark, autoescape=True)
@@ -359,21 +366,17 @@ def _rows_of(realm: Realm, chosen: sa.ColumnElement[bool]) -> sa.ColumnElement[b
     """Finished rows that stand on one of the chosen results."""
     stands_on = (
         sa.select(sa.literal(1))
-        .where(
-            chosen, results.c.cache_key == items.c.cache_key, results.c.model == items.c.model
-        )
+        .where(chosen, results.c.cache_key == items.c.cache_key, results.c.model == items.c.model)
         .correlate(items)
         .exists()
     )
-    return sa.and_(
-        items.c.realm == realm, items.c.outcome == Outcome.SUCCEEDED.value, stands_on
-    )
+    return sa.and_(items.c.realm == realm, items.c.outcome == Outcome.SUCCEEDED.value, stands_on)
 
 
 def plan_clearance(
     connection: sa.Connection, realm: Realm, workload: str | None, before: float | None
 ) -> Clearance:
-    """What would be removed: results of `workload` (or all) from before `before` (UTC seconds; or all)."""
+    """What `clear` would remove: results of `workload` and before `before` (UTC s); None is any."""
     chosen = _clearing(realm, workload, before)
     entries, cost = connection.execute(
         sa.select(
@@ -397,7 +400,7 @@ def plan_clearance(
 def clear(
     connection: sa.Connection, now: float, realm: Realm, workload: str | None, before: float | None
 ) -> None:
-    """Remove stored results; rows that stand on them are pending again, and what was spent stays on record.
+    """Remove stored results; rows that stand on them are pending again, the spend stays on record.
 
     Raises:
         UsageError: a run of the realm is going on; it holds results that are only here.
@@ -405,9 +408,7 @@ def clear(
     busy = connection.execute(
         sa.select(runs.c.run_id, runs.c.batch_id)
         .join(owners, owners.c.owner_id == runs.c.owner_id)
-        .where(
-            runs.c.realm == realm, runs.c.status == "running", owners.c.lease_expires_at > now
-        )
+        .where(runs.c.realm == realm, runs.c.status == "running", owners.c.lease_expires_at > now)
         .limit(1)
     ).first()
     if busy is not None:
@@ -431,25 +432,7 @@ def clear(
     connection.execute(results.delete().where(chosen))
 
 
-def next_step(row: BadRow, batch_id: str) -> str:
-    """What a person can do about a failed or blocked row."""
-    if row.outcome is Outcome.BLOCKED:
-        return (
-            f"The model declined. Reword the row or the prompt, or `retry {batch_id} "
-            "--include-blocked`."
-        )
-    if row.error_kind == INPUT_ERROR:
-        return "Correct the row in the file and run it again; retrying as it is cannot help."
-    if row.error_kind == "item_permanent":
-        return "The provider refuses this row as it is: shorten or correct it, then run the file."
-    if row.error_kind == "content":
-        return f"`show {batch_id}:{row.number}` has the replies; mend the prompt, then `retry`."
-    return f"`retry {batch_id}` asks again; rows that are done cost nothing."
-
-
-def answered_models(
-    connection: sa.Connection, realm: Realm, keys: Sequence[str]
-) -> dict[str, str]:
+def answered_models(connection: sa.Connection, realm: Realm, keys: Sequence[str]) -> dict[str, str]:
     """By cache key, a model that has answered it."""
     found: dict[str, str] = {}
     for start in range(0, len(keys), 500):
@@ -490,16 +473,6 @@ def asked_item_ids(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class History:
-    """What earlier calls of one workload, step and model say: per-call averages."""
-
-    calls: int
-    input_ratio: float
-    output_per_item: float
-    latency_s: float
-
-
 def call_history(
     connection: sa.Connection, realm: Realm, workload: str, step: str, model: str
 ) -> History | None:
@@ -524,6 +497,9 @@ def call_history(
     ).one()
     if not row[0] or not row[2] or not row[4]:
         return None
+    # Here, because the engine behind it takes longer to import than a read may.
+    from batch_pipeline.workloads.estimate import History
+
     return History(
         calls=int(row[0]),
         input_ratio=float(row[1]) / float(row[2]),

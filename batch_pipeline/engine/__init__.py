@@ -1,3 +1,1 @@
-"""The batch engine: plan, pack, admit, call, settle; knows neither Dagster nor any provider's
-SDK.
-"""
+"""The batch engine: plan, pack, admit, call, settle; knows neither Dagster nor an SDK."""

@@ -23,7 +23,8 @@ class Answers:
     Attributes:
         valid: position in the pack -> validated output.
         problems: position in the pack -> what was wrong with its answer, in words.
-        failure: why the reply as a whole is of no use (then every item has a problem); empty otherwise.
+        failure: why the reply as a whole is of no use (then every item has a problem); empty
+            otherwise.
         refused: whether it is of no use because the model declined.
         cut: whether it ended at the output bound.
         unknown_ids: ids in the reply that nobody asked for.
@@ -40,8 +41,8 @@ class Answers:
 def read_answers(step: Step, count: int, reply: Reply) -> Answers:
     """Match and validate a reply to a pack of `count` items.
 
-    Nothing is guessed: an item without exactly one usable answer has a problem. Two answers for one id are used only if
-    they are equal.
+    Nothing is guessed: an item without exactly one usable answer has a problem. Two answers for one
+    id are used only if they are equal.
     """
     answers = Answers(cut=reply.finish is Finish.LENGTH)
     if reply.finish is Finish.REFUSAL:
@@ -93,7 +94,7 @@ def _ordinal(entry: Any, count: int) -> int | None:
     if not isinstance(entry, dict):
         return None
     given = entry.get("id")
-    # An integer is a harmless slip of the model; anything else that is not an id as sent is nobody's.
+    # An integer is a harmless slip of the model; what is otherwise not an id as sent is nobody's.
     if isinstance(given, int) and not isinstance(given, bool):
         given = str(given)
     if not isinstance(given, str) or not given.isascii() or not given.isdigit():

@@ -1,20 +1,20 @@
 """The engine: takes chunks, gives every row exactly one outcome, pays for each question once.
 
-What belongs here: the order of admission, recovery from bad answers, retries and stopping. What does not: SQL (ledger),
-rate arithmetic (limits), wire formats (providers), threads (thread.py).
+What belongs here: the order of admission, retries after passing failures, settling and stopping.
+What does not: recovery from bad answers (recovery.py), SQL (ledger), rate arithmetic (limits),
+wire formats (providers), threads (thread.py).
 
-A row's way: lease its chunk -> cache -> single flight -> pack -> slot (a worker) -> limiter -> write the attempt ahead
--> send -> settle with the raw reply -> validate -> store results -> finish the items -> chunk done.
+A row's way: lease its chunk -> cache -> single flight -> pack -> slot (a worker) -> limiter ->
+write the attempt ahead -> send -> settle with the raw reply -> validate -> store results -> finish
+the items -> chunk done.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,9 @@ from batch_pipeline.clock import Clock
 from batch_pipeline.engine.answers import Answers, read_answers
 from batch_pipeline.engine.job import ChunkDone, Event, FailedRow, Job, Progress, RunDone, Tally
 from batch_pipeline.engine.keys import KeyMaker
-from batch_pipeline.engine.packing import Packer, first_split, halve
+from batch_pipeline.engine.packing import Packer
+from batch_pipeline.engine.records import Asked, ChunkState, Finished, Member, Trip, chunks_of
+from batch_pipeline.engine.recovery import Recovery
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.ledger.batches import (
     FINISH_ITEMS,
@@ -93,55 +95,6 @@ class ChunkHeldError(BatchPipelineError):
     """Another run holds a chunk, and did not let go of it within the bound."""
 
 
-@dataclass(slots=True)
-class _ChunkState:
-    """A leased chunk and what is left of it in this run."""
-
-    chunk: Chunk
-    fence: int
-    began: float
-    left: int = 0
-    loading: bool = True
-    tally: Tally = field(default_factory=Tally)
-    failed: list[FailedRow] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Member:
-    """A question: one cache key, and the rows that share it.
-
-    The first row pays.
-    """
-
-    key: str
-    content: dict[str, Any]
-    tokens: int
-    rows: list[tuple[_ChunkState, Item]]
-    asks: int = 0
-    error: str = ""
-    refused: bool = False
-    cost_nano: int = 0
-    fresh_after: float = 0.0
-
-
-_Finished = tuple[_ChunkState, Item, ItemOutcome]
-
-
-@dataclass(slots=True)
-class _Asked:
-    """What came of asking a pack once.
-
-    Attributes:
-        bad: members without a usable answer, in pack order.
-        failure: why the whole reply was of no use; empty when the trouble is with single members.
-        ended: nothing more is to be done with `bad` here: they are finished, put off, or left pending.
-    """
-
-    bad: list[_Member]
-    failure: str = ""
-    ended: bool = False
-
-
 class Engine:
     """Runs one job on one event loop.
 
@@ -179,13 +132,16 @@ class Engine:
         )
         self._gate = Gate(self._writer, clock, pause_key, self._owner.owner_id, job.settings.rates)
         self._keys = KeyMaker(job.step)
-        self._packer: Packer[_Member] = Packer(job.step.max_items, job.step.max_input_tokens)
-        self._packs: asyncio.Queue[list[_Member] | None] = asyncio.Queue(
+        self._recovery = Recovery(
+            self._ask, self._finish_failed, lambda: self._stopping, job.step.content_tries
+        )
+        self._packer: Packer[Member] = Packer(job.step.max_items, job.step.max_input_tokens)
+        self._packs: asyncio.Queue[list[Member] | None] = asyncio.Queue(
             maxsize=max(2, job.settings.workers)
         )
-        self._put_off: list[list[_Member]] = []
-        self._members: dict[str, _Member] = {}
-        self._parked: dict[str, _Member] = {}
+        self._put_off: list[list[Member]] = []
+        self._members: dict[str, Member] = {}
+        self._parked: dict[str, Member] = {}
         self._commits: set[asyncio.Future[Any]] = set()
         self._before_send: set[asyncio.Task[Any]] = set()
         self._tally = Tally()
@@ -220,10 +176,7 @@ class Engine:
         )
 
     def stop(self) -> None:
-        """Stop admitting; calls in flight are drained and settled.
-
-        Call on the loop's thread.
-        """
+        """Stop admitting; calls in flight are drained and settled. Call on the loop's thread."""
         if not self._interrupted:
             self._interrupted = True
             self._note = "stopping: waiting for calls in flight"
@@ -264,7 +217,8 @@ class Engine:
             await self._record(done.status, done.message, summary=_summary(done))
             await self._writer.post(RETIRE, self._owner.owner_id)
         except Exception as error:
-            # The ledger is gone: its lease runs out by itself. Say so unless something else already stopped the run.
+            # The ledger is gone: its lease runs out by itself. Say so unless something else already
+            # stopped the run.
             if done.error is None:
                 done = RunDone("stopped", str(error), done.tally, done.wall_s, error)
         self._emit(done)
@@ -309,10 +263,7 @@ class Engine:
             await self._drain(asyncio.ensure_future(self._second_round()))
 
     async def _drain(self, work: asyncio.Future[Any]) -> bool:
-        """Wait for calls in flight; after a stop no longer than `drain_s`.
-
-        Whether all came back.
-        """
+        """Wait for calls in flight, after a stop no longer than `drain_s`: did all come back?"""
         stopped_at: float | None = None
         while True:
             await asyncio.wait([work], timeout=0.5)
@@ -390,18 +341,19 @@ class Engine:
             await self._adopt_parked()
             await self._flush()
 
-    async def _lease(self, chunk: Chunk) -> _ChunkState:
+    async def _lease(self, chunk: Chunk) -> ChunkState:
         request = LeaseRequest(self._ledger.realm, chunk.chunk_key, self._owner.owner_id)
         deadline = self._clock.now() + self._job.settings.chunk_wait_s
         while True:
             lease = await self._writer.post(LEASE_CHUNK, request)
             if lease.fence is not None:
                 self._note = ""
-                return _ChunkState(chunk, lease.fence, self._clock.now())
+                return ChunkState(chunk, lease.fence, self._clock.now())
             if self._clock.now() >= deadline:
                 raise ChunkHeldError(
                     f"Chunk {chunk.chunk_key} is held by {lease.holder}.",
-                    "Wait for that run to end, or terminate it, then run again: nothing is paid twice.",
+                    "Wait for that run to end, or terminate it, then run again: "
+                    "nothing is paid twice.",
                 )
             self._note = f"waiting for {chunk.chunk_key}, held by {lease.holder}"
             # Send what is packed so far: the other run may be waiting for one of our answers.
@@ -409,7 +361,7 @@ class Engine:
             await self._clock.sleep(_HELD_POLL_S)
             await self._writer.post(BURY_DEAD, this_host())
 
-    async def _load(self, state: _ChunkState) -> None:
+    async def _load(self, state: ChunkState) -> None:
         """Read a chunk's rows, finish those that need no call and pack the others."""
         chunk = state.chunk
         items = await asyncio.to_thread(self._read_chunk, chunk)
@@ -422,7 +374,7 @@ class Engine:
         members = await asyncio.to_thread(self._questions, state, todo)
         state.left = len(todo)
         stored = await asyncio.to_thread(self._look_up, [member.key for member in members])
-        missed: list[_Member] = []
+        missed: list[Member] = []
         for member in members:
             hit = stored.get(member.key)
             if hit is not None and hit.created_at >= member.fresh_after:
@@ -440,7 +392,7 @@ class Engine:
             return item.error_kind != INPUT_ERROR
         return item.outcome is Outcome.BLOCKED and self._job.settings.include_blocked
 
-    def _count_as_done(self, state: _ChunkState, item: Item) -> None:
+    def _count_as_done(self, state: ChunkState, item: Item) -> None:
         for tally in (state.tally, self._tally):
             tally.outcomes[item.outcome] += 1
             if item.outcome is Outcome.SUCCEEDED:
@@ -464,9 +416,9 @@ class Engine:
         with self._ledger.read() as connection:
             return find_results(connection, self._ledger.realm, keys, [self._endpoint.label])
 
-    def _questions(self, state: _ChunkState, items: Iterable[Item]) -> list[_Member]:
+    def _questions(self, state: ChunkState, items: Iterable[Item]) -> list[Member]:
         """One member for each distinct question among `items`."""
-        found: dict[str, _Member] = {}
+        found: dict[str, Member] = {}
         for item in items:
             content = self._step.content(item.row)
             key = self._keys.key(content)
@@ -475,7 +427,7 @@ class Engine:
                 known.rows.append((state, item))
                 known.fresh_after = max(known.fresh_after, item.fresh_after)
                 continue
-            found[key] = _Member(
+            found[key] = Member(
                 key=key,
                 content=content,
                 tokens=estimate_tokens(orjson.dumps(content)) + 6,
@@ -484,15 +436,14 @@ class Engine:
             )
         return list(found.values())
 
-    async def _claim(self, members: list[_Member]) -> None:
-        """Single flight: pack what is ours to ask, follow what is asked already, park what others
-        ask.
-        """
-        fresh: list[_Member] = []
+    async def _claim(self, members: list[Member]) -> None:
+        """Single flight: pack what is ours, follow what is asked already, park what others ask."""
+        fresh: list[Member] = []
         for member in members:
             known = self._members.get(member.key)
             if known is not None:
                 known.rows.extend(member.rows)
+                known.fresh_after = max(known.fresh_after, member.fresh_after)
                 continue
             if not self._within_limit(member):
                 for state, _ in member.rows:
@@ -528,7 +479,7 @@ class Engine:
         if answered:
             self._release(answered)
 
-    def _within_limit(self, member: _Member) -> bool:
+    def _within_limit(self, member: Member) -> bool:
         limit = self._job.settings.limit
         if limit is None:
             return True
@@ -537,7 +488,7 @@ class Engine:
         self._asked_rows += len(member.rows)
         return True
 
-    def _leave_pending(self, state: _ChunkState) -> None:
+    def _leave_pending(self, state: ChunkState) -> None:
         state.left -= 1
         for tally in (state.tally, self._tally):
             tally.outcomes[Outcome.PENDING] += 1
@@ -547,7 +498,7 @@ class Engine:
         if not self._parked:
             return
         stored = await asyncio.to_thread(self._look_up, list(self._parked))
-        left: list[_Member] = []
+        left: list[Member] = []
         for key, member in list(self._parked.items()):
             hit = stored.get(key)
             del self._parked[key]
@@ -572,7 +523,7 @@ class Engine:
             if pack is None:
                 return
             try:
-                await self._process(pack, "first", None)
+                await self._recovery.process(pack, "first", last_round=False)
             except Exception as error:
                 self._break(error)
             while len(self._commits) > _MAX_OPEN_COMMITS:
@@ -583,132 +534,41 @@ class Engine:
         packs, self._put_off = self._put_off, []
         slots = asyncio.Semaphore(self._job.settings.workers)
 
-        async def again(pack: list[_Member]) -> None:
+        async def again(pack: list[Member]) -> None:
             async with slots:
                 if not self._stopping:
-                    await self._process(pack, "retry", None, last_round=True)
+                    await self._recovery.process(pack, "retry", last_round=True)
 
         await asyncio.gather(*(again(pack) for pack in packs))
         self._raise_broken()
 
-    async def _process(
-        self,
-        members: list[_Member],
-        reason: str,
-        parent: str | None,
-        *,
-        last_round: bool = False,
-    ) -> None:
-        """Ask a pack and recover until each member is finished, put off, or left pending."""
-        again = [members]
-        while again:
-            pack = again.pop()
-            asked = await self._ask(pack, reason, parent, last_round)
-            if asked.ended or not asked.bad:
-                continue
-            reason = "re-ask"
-            whole = len(asked.bad) == len(pack)
-            if len(pack) > 1 and whole and (asked.failure or pack[0].asks > 1):
-                again.extend(await self._isolate(pack, last_round))
-            else:
-                left = self._give_up_on(asked.bad)
-                if left:
-                    again.append(left)
-
-    def _give_up_on(self, bad: list[_Member]) -> list[_Member]:
-        """Finish members that were asked often enough; gives the others."""
-        left = []
-        for member in bad:
-            if member.refused or member.asks >= self._step.content_tries:
-                self._finish_failed(member)
-            else:
-                left.append(member)
-        return left
-
-    async def _isolate(self, pack: list[_Member], last_round: bool) -> list[list[_Member]]:
-        """Find the members that spoil a pack; the good ones get their answers on the way.
-
-        The pack failed as a whole, so it is never sent as it was again. Halving follows one failing part and sets the
-        other part aside, to be asked in one request at the end; at most 2 + ceil(log2(n)) requests find one bad row.
-
-        Returns:
-            Packs still to be asked.
-        """
-        allowed = 2 + math.ceil(math.log2(len(pack)))
-        spent = 0
-        later: list[list[_Member]] = []
-        aside: list[_Member] = []
-
-        async def ask(part: list[_Member]) -> bool:
-            """Whether the part failed as a whole."""
-            nonlocal spent
-            spent += 1
-            asked = await self._ask(part, "split", None, last_round)
-            if asked.ended or not asked.bad:
-                return False
-            if len(asked.bad) == len(part) and (asked.failure or len(part) == 1):
-                return True
-            left = self._give_up_on(asked.bad)
-            if left:
-                later.append(left)
-            return False
-
-        first, second = first_split(pack)
-        if await ask(first):
-            suspects, aside = first, second
-        elif await ask(second):
-            suspects = second
-        else:
-            return later
-        confirmed = True
-        while len(suspects) > 1 and not self._stopping:
-            part, rest = halve(suspects)
-            if await ask(part):
-                suspects, confirmed = part, True
-                aside = rest + aside
-            else:
-                suspects, confirmed = rest, False
-        alone = suspects[0]
-        if not self._stopping and len(suspects) == 1:
-            failed = confirmed or await ask(suspects)
-            while failed and not alone.refused and not self._stopping:
-                if alone.asks >= 3 and spent + bool(aside) >= allowed:
-                    break
-                if alone.asks >= self._step.content_tries:
-                    break
-                failed = await ask(suspects)
-            if failed and not self._stopping:
-                self._finish_failed(alone)
-        if aside:
-            later.append(aside)
-        return later
-
     async def _ask(
-        self, pack: list[_Member], reason: str, parent: str | None, last_round: bool
-    ) -> _Asked:
-        """Send one request, again after passing failures, and settle it; finishes the members it
-        answers.
+        self, pack: list[Member], reason: str, parent: str | None, last_round: bool
+    ) -> Asked:
+        """Send one request, again after passing failures, and settle it.
+
+        Members that it answers are finished.
         """
         settings = self._job.settings
         call, worst = self._build(pack)
-        trip = _Trip(uuid.uuid4().hex[:16], parent, reason)
+        trip = Trip(uuid.uuid4().hex[:16], parent, reason)
         tries = 0
         refused_since: float | None = None
         pauses = 0
         while True:
             if self._stopping:
-                return _Asked(pack, ended=True)
+                return Asked(pack, ended=True)
             answer = await self._attempt(pack, trip, call, worst)
             if answer is None:
                 continue
             if isinstance(answer, Answers):
                 bad = [pack[place] for place in sorted(answer.problems)]
-                return _Asked(bad, failure=answer.failure)
+                return Asked(bad, failure=answer.failure, request_id=trip.request_id)
             kind = answer.kind.value
             self._tally.errors[kind] = self._tally.errors.get(kind, 0) + 1
             if answer.kind is ErrorKind.BATCH_FATAL:
                 self._stop_for_good(_fatal_message(self._endpoint.label, answer))
-                return _Asked(pack, ended=True)
+                return Asked(pack, ended=True)
             if answer.kind is ErrorKind.RATE_LIMITED:
                 now = self._clock.now()
                 refused_since = now if refused_since is None else refused_since
@@ -721,7 +581,7 @@ class Engine:
                         f"{self._endpoint.label} asks to wait {pause:,.0f} s: {answer.message} "
                         "Rows not done stay pending; run again later."
                     )
-                    return _Asked(pack, ended=True)
+                    return Asked(pack, ended=True)
                 await self._gate.pause(pause, answer.message)
             elif answer.kind is ErrorKind.TRANSIENT:
                 tries += 1
@@ -729,9 +589,9 @@ class Engine:
                     return self._outage(pack, answer, last_round)
                 await self._back_off(tries, answer.retry_after_s)
             else:
-                return self._spoiled(pack, answer)
+                return self._spoiled(pack, answer, trip.request_id)
 
-    def _spoiled(self, pack: list[_Member], error: ProviderError) -> _Asked:
+    def _spoiled(self, pack: list[Member], error: ProviderError, request_id: str) -> Asked:
         """The request was refused for what is in it: find the row, or, if it is alone, end it."""
         for member in pack:
             member.asks += 1
@@ -739,11 +599,11 @@ class Engine:
             member.refused = error.kind is ErrorKind.REFUSED
         if len(pack) == 1 and error.kind is ErrorKind.ITEM_PERMANENT:
             self._finish_failed(pack[0], error.kind.value)
-            return _Asked(pack, ended=True)
-        return _Asked(pack, failure=error.message)
+            return Asked(pack, ended=True)
+        return Asked(pack, failure=error.message, request_id=request_id)
 
     async def _attempt(
-        self, pack: list[_Member], trip: _Trip, call: WireCall, worst: Usage
+        self, pack: list[Member], trip: Trip, call: WireCall, worst: Usage
     ) -> Answers | ProviderError | None:
         """One wire call: wait for a turn, write it ahead, send, settle.
 
@@ -816,17 +676,18 @@ class Engine:
         finally:
             self._before_send.discard(task)
 
-    def _outage(self, pack: list[_Member], error: ProviderError, last_round: bool) -> _Asked:
+    def _outage(self, pack: list[Member], error: ProviderError, last_round: bool) -> Asked:
         for member in pack:
             member.error = f"{self._endpoint.label} did not answer: {error.message}"
+            member.refused = False
         if last_round:
             for member in pack:
                 self._finish_failed(member, ErrorKind.TRANSIENT.value)
         else:
             self._put_off.append(pack)
-        return _Asked(pack, ended=True)
+        return Asked(pack, ended=True)
 
-    def _build(self, pack: list[_Member]) -> tuple[WireCall, Usage]:
+    def _build(self, pack: list[Member]) -> tuple[WireCall, Usage]:
         """The call for a pack, and the most it can use."""
         step = self._step
         note = "; ".join(
@@ -856,8 +717,8 @@ class Engine:
     def _new_attempt(
         self,
         attempt_id: str,
-        pack: list[_Member],
-        trip: _Trip,
+        pack: list[Member],
+        trip: Trip,
         call: WireCall,
         worst: Usage,
         ticket: Ticket,
@@ -896,7 +757,7 @@ class Engine:
     def _settle_reply(
         self,
         attempt_id: str,
-        pack: list[_Member],
+        pack: list[Member],
         ticket: Ticket,
         reply: Reply,
         wire: WireReply,
@@ -953,7 +814,7 @@ class Engine:
         )
         return answers
 
-    def _succeeded(self, attempt_id: str, pack: list[_Member], answers: Answers) -> list[_Finished]:
+    def _succeeded(self, attempt_id: str, pack: list[Member], answers: Answers) -> list[Finished]:
         """Mark what a reply says on its members; gives the rows that it ends."""
         for place, problem in answers.problems.items():
             member = pack[place]
@@ -980,7 +841,7 @@ class Engine:
     def _settle_error(
         self,
         attempt_id: str,
-        pack: list[_Member],
+        pack: list[Member],
         ticket: Ticket,
         error: ProviderError,
         wire: WireReply | None,
@@ -1015,8 +876,9 @@ class Engine:
             self._count_usage(pack, usage, cost, latency_s)
 
     async def _derive_what_was_paid(self) -> None:
-        """Turn paid replies of dead runs into results: a crash came between settlement and
-        derivation.
+        """Turn paid replies of dead runs into results.
+
+        A crash, or a validator's bug, came between settlement and derivation.
         """
         found = await asyncio.to_thread(self._read_underived)
         for attempt in found:
@@ -1058,7 +920,7 @@ class Engine:
 
     # ---- finishing ----
 
-    def _finish_cached(self, member: _Member, hit: StoredResult) -> None:
+    def _finish_cached(self, member: Member, hit: StoredResult) -> None:
         self._finish(
             [
                 (
@@ -1077,7 +939,7 @@ class Engine:
             ]
         )
 
-    def _finish_failed(self, member: _Member, kind: str = "content") -> None:
+    def _finish_failed(self, member: Member, kind: str = "content") -> None:
         """End a member without a result; rows that share the question end with it."""
         if self._members.pop(member.key, None) is None:
             return
@@ -1102,16 +964,16 @@ class Engine:
             ]
         )
 
-    def _finish(self, entries: list[_Finished]) -> None:
-        """Write what items came to without a call of their own; counts move when it is committed."""
+    def _finish(self, entries: list[Finished]) -> None:
+        """Write what items came to without a call of their own; counts move once committed."""
         for request, state, ended in self._finishes(entries):
             self._post(FINISH_ITEMS, request, partial(self._finished, state, ended))
 
     def _finishes(
-        self, entries: list[_Finished]
-    ) -> list[tuple[FinishItems, _ChunkState, list[_Finished]]]:
+        self, entries: list[Finished]
+    ) -> list[tuple[FinishItems, ChunkState, list[Finished]]]:
         """One write for each chunk that `entries` touch."""
-        by_chunk: dict[str, list[_Finished]] = {}
+        by_chunk: dict[str, list[Finished]] = {}
         for entry in entries:
             by_chunk.setdefault(entry[0].chunk.chunk_key, []).append(entry)
         return [
@@ -1131,13 +993,13 @@ class Engine:
 
     def _settled(
         self,
-        finishes: list[tuple[FinishItems, _ChunkState, list[_Finished]]],
+        finishes: list[tuple[FinishItems, ChunkState, list[Finished]]],
         held: list[bool],
     ) -> None:
         for (_, state, ended), mine in zip(finishes, held, strict=True):
             self._finished(state, ended, mine)
 
-    def _finished(self, state: _ChunkState, ended: list[_Finished], held: bool) -> None:
+    def _finished(self, state: ChunkState, ended: list[Finished], held: bool) -> None:
         if not held:
             self._break(
                 ChunkHeldError(
@@ -1155,11 +1017,11 @@ class Engine:
                 self._show_failed(state, item, outcome.outcome, outcome.error or "")
         self._close_if_done(state)
 
-    def _show_failed(self, state: _ChunkState, item: Item, outcome: Outcome, error: str) -> None:
+    def _show_failed(self, state: ChunkState, item: Item, outcome: Outcome, error: str) -> None:
         if len(state.failed) < _MAX_FAILED_SHOWN:
             state.failed.append(FailedRow(item.number, item.item_id, outcome, error))
 
-    def _close_if_done(self, state: _ChunkState) -> None:
+    def _close_if_done(self, state: ChunkState) -> None:
         if state.loading or state.left > 0:
             return
         state.loading = True  # closes once
@@ -1183,21 +1045,22 @@ class Engine:
 
     # ---- bookkeeping ----
 
-    def _count_attempt(self, pack: list[_Member], ticket: Ticket, *, first: bool) -> None:
-        tallies = [self._tally, *(state.tally for state in _chunks_of(pack))]
+    def _count_attempt(self, pack: list[Member], ticket: Ticket, *, first: bool) -> None:
+        tallies = [self._tally, *(state.tally for state in chunks_of(pack))]
         for tally in tallies:
             tally.attempts += 1
             tally.requests += first
             tally.rate_wait_s += ticket.waited_s
 
     def _count_usage(
-        self, pack: list[_Member], usage: Usage, cost_nano: int, latency_s: float
+        self, pack: list[Member], usage: Usage, cost_nano: int, latency_s: float
     ) -> None:
         self._tally.add_usage(usage, cost_nano, 1.0)
         self._tally.latencies_s.append(latency_s)
-        for state in _chunks_of(pack):
+        for state in chunks_of(pack):
             state.tally.latencies_s.append(latency_s)
-        # The stated rule: an attempt's cost is split equally over the rows it asked about; the first takes the rest.
+        # The stated rule: an attempt's cost is split equally over the rows it asked about; the
+        # first takes the rest.
         share = cost_nano // len(pack)
         for place, member in enumerate(pack):
             member.cost_nano += share + (cost_nano - share * len(pack) if place == 0 else 0)
@@ -1206,9 +1069,7 @@ class Engine:
     def _post(
         self, operation: Operation[Any], parameters: Any, then: Callable[[Any], None] | None = None
     ) -> None:
-        """Queue a write; `then` gets its answer once it is committed, and a failure stops the
-        run.
-        """
+        """Queue a write; `then` gets its answer once committed, and a failure stops the run."""
         future = self._writer.post(operation, parameters)
         self._commits.add(future)
 
@@ -1231,25 +1092,12 @@ class Engine:
             await asyncio.sleep(0)
 
 
-@dataclass(slots=True)
-class _Trip:
-    """One request on its way, over all its attempts."""
-
-    request_id: str
-    parent: str | None
-    reason: str
-    sent: bool = False
-
-
-def _chunks_of(pack: Iterable[_Member]) -> list[_ChunkState]:
-    return list({id(state): state for member in pack for state, _ in member.rows[:1]}.values())
-
-
 def _fatal_message(label: str, error: ProviderError) -> str:
     status = f"HTTP {error.status}: " if error.status else ""
     return (
-        f"{label} refuses every call ({status}{error.message}). The run stopped at once; rows not done stay pending. "
-        "Check the key, the model name and the account (`batch-pipeline keys check`), then run again."
+        f"{label} refuses every call ({status}{error.message}). The run stopped at once; rows not "
+        "done stay pending. Check the key, the model name and the account "
+        "(`batch-pipeline keys check`), then run again."
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from batch_pipeline.engine.step import Step
 from batch_pipeline.ledger.tables import NANO, Outcome
-from batch_pipeline.limits.limiter import Rates
+from batch_pipeline.limits.limiter import NO_LIMITS, Rates
 from batch_pipeline.providers.base import Codec, Usage
 
 
@@ -27,7 +27,8 @@ class Endpoint:
         key_id: shown in place of the key.
         base_url: the provider's base URL for this run.
         codec: builds calls and reads replies.
-        label: `provider/model`, with the base URL where it is not the provider's own: what results are stored under.
+        label: `provider/model`, with the base URL where it is not the provider's own: what results
+            are stored under.
     """
 
     provider: str
@@ -48,7 +49,8 @@ class RunSettings:
         rates: limits per minute for each endpoint of the route.
         limit: ask about at most so many rows; the rest stay pending.
         include_blocked: ask blocked rows again as well.
-        transient_tries: wire calls of one request that may fail for passing reasons, in each of two rounds.
+        transient_tries: wire calls of one request that may fail for passing reasons, in each of two
+            rounds.
         backoff_s: first wait after a passing failure; doubles each time, with full jitter.
         max_backoff_s: longest such wait, and longest pause after a 429 that names no time.
         max_pause_s: a provider that asks for more patience than this has its rows left pending.
@@ -57,7 +59,7 @@ class RunSettings:
     """
 
     workers: int = 8
-    rates: Rates = Rates()
+    rates: Rates = NO_LIMITS
     limit: int | None = None
     include_blocked: bool = False
     transient_tries: int = 3
@@ -129,9 +131,7 @@ class Tally:
         return self.cost_nano / NANO
 
     def latency_s(self, share: float) -> float:
-        """The latency below which `share` of the attempts came back, in seconds; 0.0 without
-        attempts.
-        """
+        """The latency in seconds below which `share` of the attempts came back; 0.0 for none."""
         if not self.latencies_s:
             return 0.0
         ordered = sorted(self.latencies_s)
@@ -155,7 +155,8 @@ class ChunkDone:
     Attributes:
         chunk_key: the chunk.
         complete: no row is failed or pending: the partition materializes.
-        tally: what this run did for it; `outcomes` cover all rows of the chunk, earlier runs included.
+        tally: what this run did for it; `outcomes` cover all rows of the chunk, earlier runs
+            included.
         failed: some of its rows that did not succeed (the first 20).
         wall_s: from lease to last commit, in seconds.
     """

@@ -18,9 +18,9 @@ from batch_pipeline.engine.step import Step
 class KeyMaker:
     """Makes the cache keys of one step.
 
-    In the key: the content that the prompt uses, step, prompt text, output schema, parameters and the sample index. Not
-    in it: the model (stored beside the result, so that a longer route pays nothing again), the pack, user ids, chunk and
-    batch. The realm is a column of its own.
+    In the key: the content that the prompt uses, step, prompt text, output schema, parameters and
+    the sample index. Not in it: the model (stored beside the result, so that a longer route pays
+    nothing again), the pack, user ids, chunk and batch. The realm is a column of its own.
     """
 
     def __init__(self, step: Step) -> None:

@@ -25,13 +25,13 @@ class Step:
         name: unique within the workload; part of the cache key.
         system_prompt: the whole system prompt (prompt.md).
         output_model: strict model of one item's answer; it must not have a field named `id`.
-        content: gives, for a row, what the prompt really uses of it, as JSON-serializable values. The cache key hashes
-            this and nothing else of the row.
+        content: gives, for a row, what the prompt really uses of it, as JSON-serializable values.
+            The cache key hashes this and nothing else of the row.
         items_name: key of the array of items in the user message, for example `topics`.
         max_items: items per request at most; 1 sends rows one by one.
         max_input_tokens: bound on the estimated tokens of the items of one request.
-        output_tokens_per_item: generous bound on one item's answer in tokens; a request's output bound is this times
-            its items plus `output_tokens_base`.
+        output_tokens_per_item: generous bound on one item's answer in tokens; a request's output
+            bound is this times its items plus `output_tokens_base`.
         output_tokens_base: see `output_tokens_per_item`.
         timeout_s: seconds until a call counts as timed out.
         temperature: sampling temperature, or None for the provider's default.
@@ -80,7 +80,8 @@ class Step:
     def user_message(self, contents: Sequence[Mapping[str, Any]], note: str = "") -> str:
         """The user message for a pack: `{"<items_name>": [{"id": "0", ...}, ...]}`.
 
-        Ids are ordinals local to the pack, so that users' ids never travel and never split the cache.
+        Ids are ordinals local to the pack, so that users' ids never travel and never split the
+        cache.
 
         Args:
             contents: each item's content, in pack order.

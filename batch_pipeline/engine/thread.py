@@ -1,5 +1,4 @@
-"""The engine on a thread of its own, for callers that are not asyncio: Dagster assets and the
-CLI.
+"""The engine on a thread of its own, for callers that are not asyncio: Dagster assets, the CLI.
 
 What belongs here: the thread, its event loop and HTTP session, and the queue of events. What does
 not: what the engine does (engine.py).
@@ -26,7 +25,8 @@ class EngineThread:
     """Runs one job; iterate over `events()` until it ends.
 
     Args:
-        open_ledger: opens the ledger in the run's realm; called on the engine's thread, closed by it.
+        open_ledger: opens the ledger in the run's realm; called on the engine's thread, which
+            closes it.
         job: what to do.
         clock: time.
     """

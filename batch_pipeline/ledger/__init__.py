@@ -1,3 +1,1 @@
-"""The ledger: the durable record of batches, items, attempts, results, spend and limits; the one
-truth.
-"""
+"""The ledger: the one durable record of batches, items, attempts, results, spend and limits."""

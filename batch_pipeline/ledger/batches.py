@@ -28,10 +28,7 @@ INPUT_ERROR = "input"
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """One row to ingest.
-
-    `problem` makes it failed, `skip` makes it skipped; else it is pending.
-    """
+    """One row to ingest: `problem` makes it failed, `skip` skipped; else it is pending."""
 
     item_id: str
     number: int
@@ -128,8 +125,9 @@ def ingest(
 ) -> tuple[Batch, bool]:
     """Write a batch, its chunks and its items; a batch is immutable afterwards.
 
-    The same id with the same content is found again and nothing is written; with other content it is an error.
-    Rows are written as they come, in one transaction, so memory does not grow with the table.
+    The same id with the same content is found again and nothing is written; with other content it
+    is an error. Rows are written as they come, in one transaction, so memory does not grow with the
+    table.
 
     Args:
         ledger: where to.
@@ -379,10 +377,10 @@ def unfinished_chunks(connection: sa.Connection, realm: str, batch_id: str) -> l
 
 
 def start_generation(ledger: Ledger, batch_id: str, limit: int | None = None) -> int:
-    """Make finished rows of a batch pending again (`--force`): their old results are no hits any
-    more.
+    """Make finished rows of a batch pending again (`--force`); old results are no hits for them.
 
-    A forced generation that has not ended is continued, not started over, so that a killed forced run resumes.
+    A forced generation that has not ended is continued, not started over, so that a killed forced
+    run resumes.
 
     Args:
         ledger: the ledger.
@@ -543,12 +541,6 @@ def _unlease_chunks(
 UNLEASE_CHUNK: Operation[None] = Operation("unlease chunk", 61, _unlease_chunks)
 
 
-class LeaseLostError(Exception):
-    """Another run has taken over a chunk; what this run wanted to write about its items is
-    dropped.
-    """
-
-
 @dataclass(frozen=True, slots=True)
 class ItemOutcome:
     """What an item came to; all fields are columns of `items`."""
@@ -566,10 +558,7 @@ class ItemOutcome:
 
 @dataclass(frozen=True, slots=True)
 class FinishItems:
-    """Items of one chunk have ended.
-
-    `cost_nano` of each is added to what the item cost before.
-    """
+    """Items of one chunk have ended; the `cost_nano` of each adds to what it cost before."""
 
     realm: str
     batch_id: str

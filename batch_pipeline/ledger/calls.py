@@ -102,9 +102,7 @@ RETIRE: Operation[None] = Operation("retire owner", 99, _retire)
 
 
 def _bury(connection: sa.Connection, now: float, requests: Sequence[str]) -> list[int]:
-    """Retire owners of this host whose process is gone, and mark attempts that can never settle
-    as lost.
-    """
+    """Retire this host's owners whose process is gone; mark attempts lost that cannot settle."""
     answers = []
     for host in requests:
         live = connection.execute(
@@ -164,9 +162,7 @@ _PAGE = 500
 def find_results(
     connection: sa.Connection, realm: str, keys: Sequence[str], models: Sequence[str]
 ) -> dict[str, StoredResult]:
-    """Stored results by cache key, by any of `models`; the first model of the list wins where
-    several answered.
-    """
+    """Stored results by cache key; where several of `models` answered, the first of them wins."""
     rank = {model: place for place, model in enumerate(models)}
     found: dict[str, StoredResult] = {}
     columns = (
@@ -189,9 +185,7 @@ def find_results(
 
 @dataclass(frozen=True, slots=True)
 class ClaimKeys:
-    """An owner wants to be the one that asks about these cache keys, unless they are answered by
-    now.
-    """
+    """An owner wants to be the one that asks about these keys, unless they are answered by now."""
 
     realm: str
     owner_id: str
@@ -372,10 +366,7 @@ PAUSE: Operation[PauseState] = Operation("pause", 5, _pause)
 
 @dataclass(frozen=True, slots=True)
 class NewAttempt:
-    """An attempt about to be sent.
-
-    Field names are columns of `attempts`.
-    """
+    """An attempt about to be sent; field names are columns of `attempts`."""
 
     attempt_id: str
     realm: str
@@ -626,8 +617,9 @@ STORE_LATE: Operation[None] = Operation("store late results", 30, _store_late)
 
 @dataclass(frozen=True, slots=True)
 class UnderivedAttempt:
-    """A paid reply whose answers never reached `results`: a crash or a validator's bug came in
-    between.
+    """A paid reply whose answers never reached `results`.
+
+    A crash or a validator's bug came in between.
     """
 
     attempt_id: str

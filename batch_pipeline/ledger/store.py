@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ class LedgerError(BatchPipelineError):
 class Ledger:
     """A ledger database, seen from one realm.
 
-    Opening migrates the schema when it is behind (under a file lock, so that two doors may open a fresh home at once).
-    Reads go through `read()`; writes go through `writer`, the only writer of this process.
+    Opening migrates the schema when it is behind (under a file lock, so that two doors may open a
+    fresh home at once). Reads go through `read()`; writes go through `writer`, the only writer of
+    this process.
 
     Args:
         url: SQLAlchemy URL; `sqlite:///path` or `postgresql+psycopg2://...`.
@@ -42,7 +43,8 @@ class Ledger:
         clock: time on SQLite; PostgreSQL uses the database's own clock.
 
     Raises:
-        LedgerError: the folder or database cannot be used, or the schema is newer than this program.
+        LedgerError: the folder or database cannot be used, or the schema is newer than this
+            program.
     """
 
     def __init__(self, url: str, realm: Realm, clock: Clock | None = None) -> None:
@@ -53,7 +55,7 @@ class Ledger:
         self._reader = _engine(url, "BEGIN")
         self._writer_engine = _engine(url, "BEGIN IMMEDIATE")
         self._writer: Writer | None = None
-        _prepare(url, self._writer_engine)
+        _prepare(self._reader, self._writer_engine)
 
     @property
     def writer(self) -> Writer:
@@ -104,16 +106,14 @@ def upsert(
     update: list[str] | None = None,
     where: sa.ColumnElement[bool] | None = None,
 ) -> Any:
-    """`INSERT ...
-
-    ON CONFLICT` for both databases.
+    """`INSERT ... ON CONFLICT` for both databases.
 
     Args:
-            dialect: name of the database's dialect.
-            table: the table.
-            keys: columns of the conflict target.
-            update: columns to overwrite on conflict; None keeps the row that is there.
-            where: overwrite only rows for which this holds.
+        dialect: name of the database's dialect.
+        table: the table.
+        keys: columns of the conflict target.
+        update: columns to overwrite on conflict; None keeps the row that is there.
+        where: overwrite only rows for which this holds.
     """
     insert: Any
     if dialect == "postgresql":
@@ -181,8 +181,6 @@ def _engine(url: str, begin: str) -> sa.Engine:
     parsed = sa.engine.make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True, pool_size=4, hide_parameters=True)
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     engine = sa.create_engine(
         parsed,
         connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000},
@@ -197,7 +195,8 @@ def _engine(url: str, begin: str) -> sa.Engine:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA journal_mode = WAL")
-        # FULL: a commit survives power loss, so no paid reply is ever forgotten; group commit pays for the fsync.
+        # FULL: a commit survives power loss, so no paid reply is ever forgotten; group commit pays
+        # for the fsync.
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA cache_size = -16000")
         cursor.close()
@@ -209,28 +208,26 @@ def _engine(url: str, begin: str) -> sa.Engine:
     return engine
 
 
-def _prepare(url: str, engine: sa.Engine) -> None:
+def _prepare(reader: sa.Engine, writer: sa.Engine) -> None:
     """Migrate the schema to SCHEMA_VERSION if it is behind."""
+    path = writer.url.database if writer.dialect.name == "sqlite" else None
+    # Rows and replies are private: what is created here is readable by its owner only.
+    previous = os.umask(0o077)
     try:
-        if _version(engine) == SCHEMA_VERSION:
+        if path:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if _version(reader) == SCHEMA_VERSION:
             return
-        parsed = sa.engine.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            path = Path(parsed.database)
-            previous = os.umask(0o077)
-            try:
-                with FileLock(f"{path}.lock"):
-                    _migrate(engine)
-            finally:
-                os.umask(previous)
-        else:
-            _migrate(engine)
-    except (sa.exc.OperationalError, OSError) as error:
-        shown = sa.engine.make_url(url).render_as_string(hide_password=True)
+        with FileLock(f"{path}.lock") if path else nullcontext():
+            _migrate(writer)
+    except (sa.exc.DBAPIError, OSError) as error:
+        shown = writer.url.render_as_string(hide_password=True)
         raise LedgerError(
             f"The ledger at {shown} cannot be opened: {getattr(error, 'orig', None) or error}.",
             "Check that its folder exists, is writable and has free space.",
         ) from error
+    finally:
+        os.umask(previous)
 
 
 def _version(engine: sa.Engine) -> str | None:
@@ -249,7 +246,8 @@ def _migrate(engine: sa.Engine) -> None:
             f"The ledger has schema {version}, this program knows {SCHEMA_VERSION}.",
             "Update batch-pipeline; an older program must not write to a newer ledger.",
         )
-    # Alembic costs a quarter of a second to import, so it is loaded only when there is something to migrate.
+    # Alembic costs a quarter of a second to import, so it is loaded only when there is something to
+    # migrate.
     from alembic import command
     from alembic.config import Config
 

@@ -29,10 +29,7 @@ class Outcome(StrEnum):
 
 
 class AttemptState(StrEnum):
-    """Where an attempt stands.
-
-    `refunded` was written ahead and provably never sent.
-    """
+    """Where an attempt stands; `refunded` was written ahead and provably never sent."""
 
     RESERVED = "reserved"
     SENT = "sent"
@@ -63,7 +60,8 @@ batches = sa.Table(
     # who starts the LLM run: "door" (a CLI or API call that does it itself) or "sensor"
     sa.Column("launch", sa.String(16), nullable=False),
     sa.Column("launched_run_id", sa.String(64)),
-    # a forced run asks finished rows again: results from before `fresh_after` are no hits for the rows it reset
+    # a forced run asks finished rows again: results from before `fresh_after` are no hits for the
+    # rows it reset
     sa.Column("generation", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("fresh_after", sa.Float, nullable=False, server_default=sa.text("0")),
     sa.Column("created_at", sa.Float, nullable=False),
@@ -78,7 +76,8 @@ chunks = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("first_ordinal", sa.Integer, nullable=False),
     sa.Column("row_count", sa.Integer, nullable=False),
-    # a chunk is leased by an owner; the fence grows with each lease, and writes name the fence they hold
+    # a chunk is leased by an owner; the fence grows with each lease, and writes name the fence they
+    # hold
     sa.Column("owner_id", sa.String(40)),
     sa.Column("fence", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Index("chunks_by_batch", "realm", "batch_id", "position"),

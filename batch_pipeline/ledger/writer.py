@@ -31,7 +31,8 @@ class Operation(Generic[T]):
     Attributes:
         name: for messages.
         order: operations of lower order run first within one transaction.
-        apply: writes all `parameters` of the group through `connection` at time `now` and returns one result for each.
+        apply: writes all `parameters` of the group through `connection` at time `now` and returns
+            one result for each.
     """
 
     name: str
@@ -65,16 +66,18 @@ class Writer:
         self._closed = False
 
     def submit(self, operation: Operation[T], parameters: Any) -> Future[T]:
-        """Queue a write from any thread; the future ends once it is committed, or with the error
-        that stopped it.
+        """Queue a write from any thread.
+
+        The future ends once it is committed, or with the error that stopped it.
         """
         future: Future[T] = Future()
         self._queue.put(_Job(operation, parameters, future, None, None))
         return future
 
     def post(self, operation: Operation[T], parameters: Any) -> asyncio.Future[T]:
-        """Queue a write from a running event loop; cheaper than `submit` because a group wakes
-        the loop once.
+        """Queue a write from a running event loop.
+
+        Cheaper than `submit`, because a group wakes the loop once.
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[T] = loop.create_future()
@@ -115,7 +118,7 @@ class Writer:
             if len(group) == 1:
                 _deliver(group, [(None, error)])
                 return
-            # One bad operation must not take the others with it: give each a transaction of its own.
+            # One bad operation must not take the others with it: each gets its own transaction.
             for job in group:
                 self._commit(connection, [job])
             return

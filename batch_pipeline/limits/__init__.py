@@ -1,3 +1,1 @@
-"""The shared limiter: one rate for each provider, model and key, over every run of every
-process.
-"""
+"""The shared limiter: one rate per provider, model and key, over every run of every process."""

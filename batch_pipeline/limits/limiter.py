@@ -68,6 +68,9 @@ class Rates:
         return self.requests is None and self.input_tokens is None and self.output_tokens is None
 
 
+NO_LIMITS = Rates()
+
+
 @dataclass(frozen=True, slots=True)
 class Reserve:
     """Waiters of one process at one gate ask for go-times.
@@ -91,7 +94,8 @@ class Reserved:
 
     Attributes:
         now: the ledger's time of the transaction, in UTC seconds.
-        delays: seconds from `now` until the go-time, for as many waiters (from the first) as fit into LOOK_AHEAD_S.
+        delays: seconds from `now` until the go-time, for as many waiters (from the first) as fit
+            into LOOK_AHEAD_S.
         retry_s: seconds until it makes sense to ask again for the rest.
     """
 
@@ -179,10 +183,8 @@ def _reserve(connection: sa.Connection, now: float, requests: Sequence[Reserve])
         arrivals = [0.0] * len(DIMENSIONS)
         for dimension, arrival_at in connection.execute(arrivals_of, bucket):
             arrivals[DIMENSIONS.index(dimension)] = arrival_at
-        lowest = {
-            dimension: rate
-            for dimension, rate in connection.execute(_LOWEST_RATES, {**bucket, "now": now})
-        }
+        found = connection.execute(_LOWEST_RATES, {**bucket, "now": now})
+        lowest: dict[str, float] = dict(found.tuples().all())
         # The lowest rate that any live owner holds counts for everyone.
         rates = [
             None if rate is None else min(rate, lowest.get(dimension, rate))
@@ -245,9 +247,7 @@ DECLARE: Operation[None] = Operation("declare rates", 2, _declare)
 
 @dataclass(frozen=True, slots=True)
 class Correct:
-    """The real usage of a call differs from its estimate: move its buckets by the difference, in
-    seconds.
-    """
+    """A call used more or less than its estimate: move its buckets by so many seconds."""
 
     key: PauseKey
     seconds: tuple[float, float, float]
@@ -355,7 +355,8 @@ class Gate:
         self._ahead = 0 if rates.requests is None else int(rates.requests / 60.0 * _AHEAD_S)
         self._ahead = min(self._ahead, _MAX_AHEAD)
         self._turns: deque[tuple[float, _Cost]] = deque()
-        # Host time minus ledger time, at its smallest seen: the clocks' difference plus the quickest commit.
+        # Host time minus ledger time, at its smallest seen: the clocks' difference plus the
+        # quickest commit.
         self._offset_s = float("inf")
         self._late_s = _tolerated_lateness_s(rates)
         self._misses = 0
@@ -373,7 +374,8 @@ class Gate:
             output_tokens: expected output tokens.
 
         Returns:
-            A ticket. The caller may still have to sleep until `go_at`, which is at most a few milliseconds away.
+            A ticket. The caller may still have to sleep until `go_at`, which is at most a few
+            milliseconds away.
         """
         began = self._clock.now()
         cost = (1.0, input_tokens, output_tokens)

@@ -1,5 +1,4 @@
-"""What an attempt costs: genai-prices, compiled once for each model because a call of it takes
-0.4 ms.
+"""What an attempt costs: genai-prices, compiled once per model (a call of it takes 0.4 ms).
 
 What belongs here: model lookup and price arithmetic. What does not: budgets and estimates of
 whole batches.

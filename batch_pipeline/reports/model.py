@@ -1,6 +1,7 @@
 """BatchReport: what a batch came to, as data; docs/report.md describes its JSON field by field.
 
-What belongs here: the fields, their units and denominators. What does not: reading the ledger (build.py), looks.
+What belongs here: the fields, their units and denominators. What does not: reading the ledger
+(build.py), looks.
 
 The schema is stable: fields are added, never renamed or removed, within one `schema_version`.
 """
@@ -58,7 +59,7 @@ class LatencyBucket(_Part):
 
 
 class Latency(_Part):
-    """How long attempts took from sending to the whole reply; attempts without a reply are left out."""
+    """How long attempts took from sending to the whole reply; those without a reply left out."""
 
     attempts: int = Field(description="Attempts measured: the denominator of the percentiles.")
     p50_s: float | None = Field(description="Half of the attempts took at most this many seconds.")

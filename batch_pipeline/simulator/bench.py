@@ -17,6 +17,7 @@ from typing import Any
 import httptools
 import orjson
 import uvloop
+from typing_extensions import override
 
 from batch_pipeline.simulator.config import Latency, Limit, SimulatorConfig
 from batch_pipeline.simulator.server import (
@@ -112,12 +113,15 @@ class BenchProtocol(asyncio.Protocol):
         self._path = ""
         self._body: list[bytes] = []
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
 
+    @override
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
@@ -126,12 +130,15 @@ class BenchProtocol(asyncio.Protocol):
                 self._transport.close()
 
     def on_url(self, url: bytes) -> None:
+        """Collect a piece of the URL (httptools)."""
         self._path += url.decode("latin-1")
 
     def on_body(self, body: bytes) -> None:
+        """Collect a piece of the body (httptools)."""
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        """Answer the request that is complete (httptools)."""
         path, body = self._path.partition("?")[0], b"".join(self._body)
         self._path, self._body = "", []
         self._server.handle(self, path, body)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from typing_extensions import override
+
 from batch_pipeline.simulator.answers import REFUSAL
 from batch_pipeline.simulator.buckets import Excess, Gauge
 from batch_pipeline.simulator.catalog import catalog
@@ -74,12 +76,14 @@ class AnthropicWire(Wire):
     provider = "anthropic"
     cached_input_is_free_of_limits = True
 
+    @override
     def key(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
         bearer = headers.get("authorization", "")
         if bearer.lower().startswith("bearer "):
             return bearer[7:].strip()
         return headers.get("x-api-key")
 
+    @override
     def read(self, endpoint: str, body: Json, key: str, path: Mapping[str, str]) -> Call:
         model = self.check_model(body.get("model"))
         self.check_not_streamed(body, model)
@@ -108,6 +112,7 @@ class AnthropicWire(Wire):
             cache_points=tuple(_cache_points(body, messages)),
         )
 
+    @override
     def success(
         self, call: Call, text: str, finish: Finish, usage: Usage, request_id: str
     ) -> Reply:
@@ -138,6 +143,7 @@ class AnthropicWire(Wire):
         }
         return Reply(200, body, _headers(request_id))
 
+    @override
     def error(
         self,
         status: int,
@@ -160,6 +166,7 @@ class AnthropicWire(Wire):
         body = {"type": "error", "error": error, "request_id": request_id or None}
         return Reply(status, body, headers)
 
+    @override
     def limited(self, excess: Excess, model: str, request_id: str) -> Reply:
         return self.error(
             429,
@@ -170,19 +177,24 @@ class AnthropicWire(Wire):
             request_id=request_id,
         )
 
+    @override
     def missing_key(self) -> Reply:
         return self.error(401, message="x-api-key header is required")
 
+    @override
     def bad_key(self, key: str) -> Reply:
         return self.error(401)
 
+    @override
     def unknown_model(self, model: str, version: str) -> Reply:
         return self.error(404, message=f"model: {model}")
 
+    @override
     def too_long(self, call: Call, limit: int) -> Reply:
         message = f"prompt is too long: {call.input_tokens} tokens > {limit} maximum"
         return self.error(400, message=message)
 
+    @override
     def marked(self, mark: KeyMark, model: str, request_id: str) -> Reply:
         if mark == "no_credit":
             return self.error(402, request_id=request_id)
@@ -198,9 +210,11 @@ class AnthropicWire(Wire):
             request_id=request_id,
         )
 
+    @override
     def token_count(self, call: Call) -> Json:
         return {"input_tokens": call.input_tokens}
 
+    @override
     def model_list(self, ids: Sequence[str]) -> Json:
         return {
             "data": [self.model(one) for one in ids],
@@ -209,6 +223,7 @@ class AnthropicWire(Wire):
             "last_id": ids[-1],
         }
 
+    @override
     def model(self, model_id: str) -> Json:
         return {
             "type": "model",
@@ -220,6 +235,7 @@ class AnthropicWire(Wire):
             "max_tokens": 64_000,
         }
 
+    @override
     def gauge_headers(self, gauges: Mapping[str, Gauge], now: float) -> dict[str, str]:
         both = [gauges["input_tokens"], gauges["output_tokens"]]
         total = Gauge(
@@ -243,6 +259,7 @@ class AnthropicWire(Wire):
             headers[f"anthropic-ratelimit-{name}-reset"] = f"{reset:%Y-%m-%dT%H:%M:%SZ}"
         return headers
 
+    @override
     def reports_cache_writes(self, model: str) -> bool:
         return True
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from batch_pipeline.simulator.buckets import Excess
 from batch_pipeline.simulator.catalog import catalog
 from batch_pipeline.simulator.config import KeyMark
@@ -81,9 +83,11 @@ class GoogleWire(Wire):
     provider = "google"
     refuses_without_output = True
 
+    @override
     def key(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
         return headers.get("x-goog-api-key") or query.get("key")
 
+    @override
     def read(self, endpoint: str, body: Json, key: str, path: Mapping[str, str]) -> Call:
         model = self.check_model(path["model"], path["version"], beta=path["version"] == "v1beta")
         if endpoint == "countTokens":
@@ -112,6 +116,7 @@ class GoogleWire(Wire):
             cache_points=(CachePoint(system),),
         )
 
+    @override
     def success(
         self, call: Call, text: str, finish: Finish, usage: Usage, request_id: str
     ) -> Reply:
@@ -145,6 +150,7 @@ class GoogleWire(Wire):
         body["candidates"] = [candidate]
         return Reply(200, body, _HEADERS)
 
+    @override
     def error(
         self,
         status: int,
@@ -176,6 +182,7 @@ class GoogleWire(Wire):
             error["details"] = details
         return Reply(status, {"error": error})
 
+    @override
     def limited(self, excess: Excess, model: str, request_id: str) -> Reply:
         metric, quota = _QUOTAS[excess.name]
         reply = self.error(
@@ -189,6 +196,7 @@ class GoogleWire(Wire):
         )
         return reply
 
+    @override
     def missing_key(self) -> Reply:
         return self.error(
             403,
@@ -197,6 +205,7 @@ class GoogleWire(Wire):
             "this API.",
         )
 
+    @override
     def bad_key(self, key: str) -> Reply:
         message = "API key not valid. Please pass a valid API key."
         details = [
@@ -216,6 +225,7 @@ class GoogleWire(Wire):
         }
         return Reply(400, {"error": error})
 
+    @override
     def unknown_model(self, model: str, version: str) -> Reply:
         return self.error(
             404,
@@ -224,10 +234,12 @@ class GoogleWire(Wire):
             "models and their supported methods.",
         )
 
+    @override
     def too_long(self, call: Call, limit: int) -> Reply:
         message = f"The input token count exceeds the maximum number of tokens allowed ({limit})."
         return self.error(400, message=message)
 
+    @override
     def marked(self, mark: KeyMark, model: str, request_id: str) -> Reply:
         if mark == "daily_quota":
             reply = self.error(429, code="PerDay", model=model)
@@ -237,13 +249,16 @@ class GoogleWire(Wire):
             return reply
         return self.error(429, code="quota_zero", model=model)
 
+    @override
     def token_count(self, call: Call) -> Json:
         details = [{"modality": "TEXT", "tokenCount": call.input_tokens}]
         return {"totalTokens": call.input_tokens, "promptTokensDetails": details}
 
+    @override
     def model_list(self, ids: Sequence[str]) -> Json:
         return {"models": [self.model(one) for one in ids]}
 
+    @override
     def model(self, model_id: str) -> Json:
         return {
             "name": f"models/{model_id}",

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
+from typing_extensions import override
+
 from batch_pipeline.simulator.answers import REFUSAL
 from batch_pipeline.simulator.buckets import Excess, Gauge
 from batch_pipeline.simulator.config import KeyMark
@@ -75,10 +77,12 @@ class OpenAIWire(Wire):
     provider = "openai"
     cache_granularity = 128
 
+    @override
     def key(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
         bearer = headers.get("authorization", "")
         return bearer[7:].strip() if bearer.lower().startswith("bearer ") else None
 
+    @override
     def read(self, endpoint: str, body: Json, key: str, path: Mapping[str, str]) -> Call:
         model = self.check_model(body.get("model"))
         self.check_not_streamed(body, model)
@@ -118,12 +122,14 @@ class OpenAIWire(Wire):
             cache_points=(CachePoint(system),),
         )
 
+    @override
     def success(
         self, call: Call, text: str, finish: Finish, usage: Usage, request_id: str
     ) -> Reply:
         write = _chat if call.endpoint == "chat.completions" else _response
         return Reply(200, write(call, text, finish, usage, request_id), _headers(request_id))
 
+    @override
     def error(
         self,
         status: int,
@@ -150,6 +156,7 @@ class OpenAIWire(Wire):
         }
         return Reply(status, {"error": error}, _retry_headers(request_id, retry_after_s))
 
+    @override
     def limited(self, excess: Excess, model: str, request_id: str) -> Reply:
         kind, unit = _UNITS[excess.name]
         error = {
@@ -162,6 +169,7 @@ class OpenAIWire(Wire):
         }
         return Reply(429, {"error": error}, _retry_headers(request_id, excess.wait_s))
 
+    @override
     def missing_key(self) -> Reply:
         error = {
             "message": "You didn't provide an API key. You need to provide your API key in an "
@@ -172,6 +180,7 @@ class OpenAIWire(Wire):
         }
         return Reply(401, {"error": error}, _headers(""))
 
+    @override
     def bad_key(self, key: str) -> Reply:
         shown = f"{key[:3]}***{key[-4:]}" if len(key) > 8 else "***"
         return self.error(
@@ -180,6 +189,7 @@ class OpenAIWire(Wire):
             "https://platform.openai.com/account/api-keys.",
         )
 
+    @override
     def unknown_model(self, model: str, version: str) -> Reply:
         return self.error(
             404,
@@ -187,6 +197,7 @@ class OpenAIWire(Wire):
             message=f"The model `{model}` does not exist or you do not have access to it.",
         )
 
+    @override
     def too_long(self, call: Call, limit: int) -> Reply:
         return self.error(
             400,
@@ -195,6 +206,7 @@ class OpenAIWire(Wire):
             "Please adjust your input and try again.",
         )
 
+    @override
     def marked(self, mark: KeyMark, model: str, request_id: str) -> Reply:
         if mark == "daily_quota":
             excess_message = (
@@ -210,15 +222,19 @@ class OpenAIWire(Wire):
             return Reply(429, {"error": error}, _retry_headers(request_id, 21_600))
         return self.error(429, code="insufficient_quota", request_id=request_id)
 
+    @override
     def token_count(self, call: Call) -> Json:
         return {"object": "response.input_tokens", "input_tokens": call.input_tokens}
 
+    @override
     def model_list(self, ids: Sequence[str]) -> Json:
         return {"object": "list", "data": [self.model(one) for one in ids]}
 
+    @override
     def model(self, model_id: str) -> Json:
         return {"id": model_id, "object": "model", "created": 1_767_225_600, "owned_by": "openai"}
 
+    @override
     def gauge_headers(self, gauges: Mapping[str, Gauge], now: float) -> dict[str, str]:
         headers = {}
         for name, gauge in (
@@ -236,6 +252,7 @@ class OpenRouterWire(OpenAIWire):
 
     provider = "openrouter"
 
+    @override
     def success(
         self, call: Call, text: str, finish: Finish, usage: Usage, request_id: str
     ) -> Reply:
@@ -250,6 +267,7 @@ class OpenRouterWire(OpenAIWire):
         }
         return Reply(200, body, _headers(request_id))
 
+    @override
     def error(
         self,
         status: int,
@@ -280,6 +298,7 @@ class OpenRouterWire(OpenAIWire):
             headers["retry-after"] = str(math.ceil(retry_after_s))
         return Reply(status, {"error": error}, headers)
 
+    @override
     def limited(self, excess: Excess, model: str, request_id: str) -> Reply:
         _, unit = _UNITS[excess.name]
         reset_ms = int((time.time() + excess.wait_s) * 1_000)
@@ -295,15 +314,19 @@ class OpenRouterWire(OpenAIWire):
         }
         return Reply(429, {"error": error}, headers)
 
+    @override
     def missing_key(self) -> Reply:
         return self.error(401, message="No cookie auth credentials found")
 
+    @override
     def bad_key(self, key: str) -> Reply:
         return self.error(401, message="User not found.")
 
+    @override
     def unknown_model(self, model: str, version: str) -> Reply:
         return self.error(404, message=f"No endpoints found for {model}.")
 
+    @override
     def too_long(self, call: Call, limit: int) -> Reply:
         return self.error(
             400,
@@ -311,6 +334,7 @@ class OpenRouterWire(OpenAIWire):
             f"requested about {call.input_tokens} tokens. Please reduce the length.",
         )
 
+    @override
     def marked(self, mark: KeyMark, model: str, request_id: str) -> Reply:
         if mark == "daily_quota":
             headers = {
@@ -329,9 +353,11 @@ class OpenRouterWire(OpenAIWire):
             return self.error(402, code="openrouter_key_limit", message=message)
         return self.error(402, code="openrouter_credits")
 
+    @override
     def model_list(self, ids: Sequence[str]) -> Json:
         return {"data": [self.model(one) for one in ids]}
 
+    @override
     def model(self, model_id: str) -> Json:
         return {
             "id": model_id,
@@ -371,6 +397,7 @@ class OpenRouterWire(OpenAIWire):
         }
         return {"data": data}
 
+    @override
     def gauge_headers(self, gauges: Mapping[str, Gauge], now: float) -> dict[str, str]:
         # OpenRouter sends X-RateLimit-* with a 429 only.
         return {}

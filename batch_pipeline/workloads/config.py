@@ -29,8 +29,9 @@ class ScheduleKnobs(BaseModel):
 
 
 class Knobs(BaseModel):
-    """How a run of a workload goes about its work; every field can be set in defs.yaml, run
-    config and on the CLI.
+    """How a run of a workload goes about its work.
+
+    Every field can be set in defs.yaml, in run config and on the CLI.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -73,6 +74,12 @@ class WorkloadConfig(Knobs):
     workload: str = Field(description="Which workload: a package below batch_pipeline/workloads.")
     prompt_file: str = Field(default="prompt.md", description="System prompt, beside defs.yaml.")
     schedule: ScheduleKnobs = Field(default_factory=ScheduleKnobs)
+    min_share_succeeded: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="The asset check `share_succeeded` warns below this share of rows, 0 to 1.",
+    )
     folder: Path = Field(default=DEFS_FOLDER, exclude=True, description="Where defs.yaml is.")
 
     @cached_property

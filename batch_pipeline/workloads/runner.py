@@ -59,8 +59,8 @@ def ingest_batch(
         ledger: where to.
         config: the workload.
         source: file path, or what the workload understands (for example `roadmap:frontend`).
-        batch_id: its id; None makes one of the table's name and a hash of its content, so that the same table is found
-            again.
+        batch_id: its id; None makes one of the table's name and a hash of its content, so that the
+            same table is found again.
         launch: `door` when the caller starts the LLM run itself, `sensor` when the sensor is to.
         options: how to read the table (`encoding`, `delimiter`).
 

@@ -19,9 +19,15 @@ from batch_pipeline.ledger.batches import Batch, list_batches
 from batch_pipeline_tests.dagster.installation import KNOBS, Installation
 
 
-@pytest.fixture(scope="module")
-def defs() -> dg.Definitions:
+@pytest.fixture
+def defs(instance: dg.DagsterInstance) -> dg.Definitions:
+    # After the instance: Dagster keeps the last one opened, closed or not, and asks it on loading.
     return build_defs()
+
+
+def _resources(defs: dg.Definitions) -> dict[str, Any]:
+    """What sensors and schedules use; the engine room is for runs."""
+    return {name: (defs.resources or {})[name] for name in ("installation", "ledger")}
 
 
 def _execute(
@@ -48,7 +54,7 @@ def _tick(
     defs: dg.Definitions, name: str, instance: dg.DagsterInstance, cursor: str | None = None
 ) -> dg.SensorResult:
     context = dg.build_sensor_context(
-        instance=instance, cursor=cursor, resources=defs.resources, sensor_name=name
+        instance=instance, cursor=cursor, resources=_resources(defs), sensor_name=name
     )
     found = defs.resolve_sensor_def(name)(context)
     assert isinstance(found, dg.SensorResult)
@@ -166,9 +172,9 @@ def _after_run(
         dagster_instance=instance,
         dagster_run=found,
         dagster_event=ended[-1],
-        resources=defs.resources,
+        resources=_resources(defs),
     )
-    told = list(defs.resolve_sensor_def(sensor)(context))
+    told: Any = defs.resolve_sensor_def(sensor)(context)
     return [entry for entry in told if isinstance(entry, dg.RunRequest)]
 
 
@@ -215,7 +221,7 @@ def test_the_night_takes_up_what_is_not_done_and_leaves_the_rest(
     def night() -> list[dg.RunRequest]:
         context = dg.build_schedule_context(
             instance=instance,
-            resources=defs.resources,
+            resources=_resources(defs),
             scheduled_execution_time=datetime(2026, 11, 21, 23, 0, tzinfo=UTC),
         )
         return list(schedule.evaluate_tick(context).run_requests or [])

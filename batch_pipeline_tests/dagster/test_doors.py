@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 
+from batch_pipeline.automation import range_tags
+from batch_pipeline.definitions import build_defs
 from batch_pipeline.doors import RunRequest, run_batch
 from batch_pipeline.engine.job import Progress
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import list_batches
 from batch_pipeline.materialize import TAG_BATCH, TAG_REALM, TAG_WORKLOAD
 from batch_pipeline.providers.registry import MissingKeyError
-from batch_pipeline_tests.dagster.installation import OUTPUTS, Installation, once
+from batch_pipeline_tests.dagster.installation import KNOBS, OUTPUTS, Installation, once
 
 METADATA = {
     "llm/cost_usd", "llm/requests", "llm/attempts", "llm/input_tokens", "llm/cached_input_tokens",
@@ -217,7 +222,7 @@ def test_a_live_run_after_a_simulated_one_misses_its_key_and_sees_no_result(
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_is_called(
-    here: Installation, request_: dict[str, str], words: str
+    here: Installation, request_: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
         here.run(**request_)
@@ -254,3 +259,32 @@ def _checks(instance: dg.DagsterInstance, run_id: str) -> dict[str, bool]:
         for event in found
         if event is not None
     }
+
+
+def test_an_interrupt_while_dagster_stores_an_event_stops_the_engine_too(
+    here: Installation, instance: dg.DagsterInstance
+) -> None:
+    table = here.table(400)
+    batch = here.run(table, knobs={"no_enrich": True})
+    here.simulator.configure(latency={"base_s": 0.3, "per_output_token_s": 0, "jitter_s": 0})
+    interrupt = once(lambda: signal.raise_signal(signal.SIGINT))
+    handle = instance.handle_new_event
+
+    def handle_and_interrupt(event: dg.EventLogEntry, **options: Any) -> None:
+        handle(event, **options)
+        if event.dagster_event is not None and event.dagster_event.is_step_materialization:
+            interrupt()
+
+    instance.handle_new_event = handle_and_interrupt  # type: ignore[method-assign]
+    job = build_defs().resolve_job_def("roadmaps_run")
+    with pytest.raises(DagsterExecutionInterruptedError):
+        job.execute_in_process(
+            run_config={
+                "ops": {"roadmaps__llm_outputs": {"config": {**KNOBS, "workers": 2, "pack": 10}}}
+            },
+            tags=range_tags(f"{batch.batch_id}.0001", f"{batch.batch_id}.0004"),
+            instance=instance,
+        )
+
+    assert here.count_attempts() == here.count_attempts(state="settled") < 30
+    assert not [t for t in threading.enumerate() if t.name.startswith("engine ")]

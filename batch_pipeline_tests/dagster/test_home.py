@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.instance import InstanceRef
 
 from batch_pipeline.home import HomeError, ensure_home
 from batch_pipeline.settings import load_settings
@@ -67,8 +68,7 @@ def test_a_plain_dagster_dev_sees_the_runs_of_the_doors(
     root = Path(__file__).resolve().parents[2]
     other_home = tmp_path / "temporary"
     other_home.mkdir()
-    ref = dg._core.instance.InstanceRef.from_dir(str(other_home), config_dir=str(root))  # type:
-    ignore[attr - defined]
+    ref = InstanceRef.from_dir(str(other_home), config_dir=str(root))
 
     with dg.DagsterInstance.from_ref(ref) as instance:
         assert instance.get_run_by_id(result.run_id) is not None

@@ -1,4 +1,7 @@
-"""After `kill -9`, a stop or a takeover: nothing finished is lost, and only calls in flight are paid again."""
+"""After `kill -9`, a stop or a takeover nothing finished is lost.
+
+Only calls that were in flight are paid again.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_rows_end_right_through_outages_and_nothing_but_the_pack_is_sent_again(
     assert {entry["fault"] for entry in journal} >= {"status", "cut", "html"}
     assert ran.outcomes == {"succeeded": 1000}
     assert_quotes_its_row(bench, batch)
-    # an outage repeats its pack: every request on the wire asks about as many rows as some first one did
+    # an outage repeats its pack: each request asks about as many rows as some first one did
     assert {entry["items"] for entry in journal} <= {20, 18}
     assert ran.done.tally.requests == 50
     assert len(journal) == 50 + sum(1 for entry in journal if entry["fault"])

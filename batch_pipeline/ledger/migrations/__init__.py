@@ -1,3 +1,1 @@
-"""Alembic migrations of the ledger schema, run by `Ledger` when it opens a database that is
-behind.
-"""
+"""Alembic migrations of the ledger's schema; `Ledger` runs them on a database that is behind."""

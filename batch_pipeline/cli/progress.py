@@ -1,0 +1,135 @@
+"""A run's progress on stderr: a live bar on a terminal, plain lines elsewhere.
+
+What belongs here: showing `Progress`. What does not: counting (the engine does).
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from batch_pipeline.cli.output import Output, duration, usd
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from batch_pipeline.engine.job import Progress
+
+_PLAIN_EVERY_S = 5.0
+
+
+class ProgressView:
+    """Shows stages and progress while a run goes on; a context manager.
+
+    Args:
+        output: where to; plain lines with `--json` too, so that a log reads well.
+    """
+
+    def __init__(self, output: Output) -> None:
+        """Nothing is shown before the first stage."""
+        self._output = output
+        self._live = output.err.is_terminal and not output.json
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._first_asked: tuple[float, int] | None = None
+        self._printed_at = 0.0
+        self._printed = ""
+        self._note = ""
+
+    def __enter__(self) -> ProgressView:
+        """Nothing to open."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self._close_bar()
+
+    def stage(self, text: str) -> None:
+        """The run has come to another stage; an empty one is not worth a line."""
+        self._close_bar()
+        if text:
+            self._output.note(text)
+
+    def update(self, progress: Progress) -> None:
+        """The run has moved on; called about four times a second."""
+        if progress.total == 0 and not progress.note:
+            return
+        left = self._seconds_left(progress)
+        if self._live:
+            self._draw(progress, left)
+        else:
+            self._print(progress, left)
+
+    def _draw(self, progress: Progress, left: float | None) -> None:
+        if self._bar is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("[bold]rows"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=self._output.err,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("rows", total=None, figures="")
+        assert self._task is not None
+        self._bar.update(
+            self._task,
+            total=progress.total or None,
+            completed=progress.done,
+            figures=_figures(progress, left),
+        )
+
+    def _print(self, progress: Progress, left: float | None) -> None:
+        now = time.monotonic()
+        line = f"{progress.done:,}/{progress.total:,} rows · {_figures(progress, left)}"
+        news = progress.note != self._note or (progress.done == progress.total and progress.total)
+        if line == self._printed or not (news or now - self._printed_at >= _PLAIN_EVERY_S):
+            return
+        self._printed, self._printed_at, self._note = line, now, progress.note
+        self._output.note(line)
+
+    def _seconds_left(self, progress: Progress) -> float | None:
+        """From the pace of rows that were asked about: cached ones come at once."""
+        now, asked = time.monotonic(), progress.done - progress.cached
+        if self._first_asked is None:
+            if progress.attempts:
+                self._first_asked = (now, asked)
+            return None
+        began, before = self._first_asked
+        if asked <= before or now <= began:
+            return None
+        return (progress.total - progress.done) * (now - began) / (asked - before)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _figures(progress: Progress, left: float | None) -> str:
+    parts = [
+        f"{progress.cached:,} cached",
+        f"{progress.failed:,} failed",
+        f"{progress.requests:,} requests",
+        usd(progress.cost_usd),
+        f"waited {duration(progress.rate_wait_s)} for the rate limit",
+    ]
+    if progress.blocked:
+        parts.insert(2, f"{progress.blocked:,} blocked")
+    if left is not None and progress.done < progress.total:
+        parts.append(f"{duration(left)} left")
+    if progress.note:
+        flying = f" ({progress.in_flight} in flight)" if progress.in_flight else ""
+        parts.append(f"{progress.note}{flying}")
+    return " · ".join(parts)

@@ -1,0 +1,399 @@
+"""`run`, `retry` and `demo`: start a run through Dagster, show it, and say what it came to.
+
+What belongs here: options, questions, progress and the closing words. What does not: running
+(doors.py), numbers (reports).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batch_pipeline.cli import options as opt
+from batch_pipeline.cli.output import (
+    INTERRUPTED,
+    OK,
+    ONLY_BLOCKED,
+    SOME_FAILED,
+    Output,
+    usd,
+    usd_of,
+)
+from batch_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from batch_pipeline.doors import RunRequest, RunResult
+    from batch_pipeline.settings import Settings
+    from batch_pipeline.workloads.config import WorkloadConfig
+
+_STAGES = {
+    "load": "Loading Dagster …",
+    "ingest": "Reading the table …",
+    "llm": "Asking …",
+    "report": "Writing the report and the deliverables …",
+}
+_ROADMAP = "roadmap:"
+_DEMO_SAMPLE = "platform-engineer.csv"
+_DEMO_RATE = 240.0
+# What a retry does not take over from the run before: they bounded or widened that run only.
+_ENDED_WELL = frozenset({"done", "exported"})
+_ONE_RUN_ONLY = frozenset(
+    {"workload", "realm", "limit", "include_blocked", "no_enrich", "chunk_size"}
+)
+
+
+def run(
+    workload: opt.Workload,
+    input_: opt.Input = None,
+    batch: opt.Batch = None,
+    roadmap: opt.Roadmap = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the roadmaps that --roadmap finds, and stop.")
+    ] = False,
+    route: opt.Route = None,
+    workers: opt.Workers = None,
+    rate_limit: opt.RateLimit = None,
+    pack: opt.Pack = None,
+    chunk_size: opt.ChunkSize = None,
+    limit: opt.Limit = None,
+    include_blocked: opt.IncludeBlocked = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Ask finished rows again, and pay for them again.")
+    ] = False,
+    yes: opt.Yes = False,
+    no_enrich: Annotated[
+        bool, typer.Option("--no-enrich", help="Export the rows without any call.")
+    ] = False,
+    simulate: opt.Simulate = None,
+    output: opt.OutputFolder = None,
+    encoding: opt.Encoding = None,
+    delimiter: opt.Delimiter = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> int:
+    """Put a table through a workload: ingest, ask, check, deliver, report.
+
+    Running the same table again costs nothing for rows that are done.
+    """
+    from batch_pipeline.doors import RunRequest
+    from batch_pipeline.settings import load_settings
+    from batch_pipeline.workloads.config import load_workload_config
+
+    voice = Output(json, verbose)
+    config = load_workload_config(workload)
+    if list_:
+        return _list_roadmaps(voice, config)
+    source = choose_source(config, input_, roadmap, batch)
+    knobs = opt.given(
+        route=route,
+        workers=workers,
+        rate_limit=rate_limit,
+        pack=pack,
+        chunk_size=chunk_size,
+        limit=limit,
+        include_blocked=include_blocked,
+        no_enrich=no_enrich,
+    )
+    request = RunRequest(
+        workload=workload,
+        source=source,
+        batch_id=batch,
+        knobs=knobs,
+        reading=opt.given(encoding=encoding, delimiter=delimiter),
+        simulate=load_settings().realm(simulate) == "simulated",
+        force=force,
+        output=Path(output).expanduser().resolve() if output else None,
+        verbose=verbose,
+    )
+    settings = load_settings()
+    config = config.with_options(knobs)
+    _check_before(settings, config, request)
+    if force and not _may_force(voice, settings, config, request, yes):
+        voice.note("Nothing was done.")
+        return OK
+    return _carry_out(voice, settings, request)
+
+
+def retry(
+    batch: opt.BatchId,
+    include_blocked: opt.IncludeBlocked = False,
+    route: opt.Route = None,
+    workers: opt.Workers = None,
+    rate_limit: opt.RateLimit = None,
+    pack: opt.Pack = None,
+    limit: opt.Limit = None,
+    simulate: opt.Simulate = None,
+    output: opt.OutputFolder = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> int:
+    """Run a batch again: failed and pending rows are asked, finished rows cost nothing.
+
+    The settings are those of its last run, unless given here.
+    """
+    from batch_pipeline.cli.queries import find_realm, last_runs
+    from batch_pipeline.doors import RunRequest
+    from batch_pipeline.settings import load_settings
+    from batch_pipeline.workloads.config import Knobs, load_workload_config
+
+    voice = Output(json, verbose)
+    settings = load_settings()
+    ledger, found = find_realm(settings, batch, simulate)
+    with ledger, ledger.read() as connection:
+        last = last_runs(connection, ledger.now(connection), ledger.realm, batch).get(batch)
+    kept = {
+        name: value
+        for name, value in (last.settings if last else {}).items()
+        if name in Knobs.model_fields and name not in _ONE_RUN_ONLY and value is not None
+    }
+    knobs = kept | opt.given(
+        route=route,
+        workers=workers,
+        rate_limit=rate_limit,
+        pack=pack,
+        limit=limit,
+        include_blocked=include_blocked,
+    )
+    request = RunRequest(
+        workload=found.workload,
+        source=None,
+        batch_id=batch,
+        knobs=knobs,
+        reading={},
+        simulate=ledger.realm == "simulated",
+        output=Path(output).expanduser().resolve() if output else None,
+        verbose=verbose,
+    )
+    _check_before(settings, load_workload_config(found.workload).with_options(knobs), request)
+    return _carry_out(voice, settings, request)
+
+
+def demo(json: opt.Json = False, verbose: opt.Verbose = False) -> int:
+    """Run the roadmaps sample from end to end, simulated: no key, no cost, under a minute."""
+    from batch_pipeline.doors import RunRequest
+    from batch_pipeline.settings import load_settings, project_root
+    from batch_pipeline.workloads.base import default_sample
+
+    voice = Output(json, verbose)
+    sample = default_sample("roadmaps", project_root()) / _DEMO_SAMPLE
+    request = RunRequest(
+        workload="roadmaps",
+        source=str(sample),
+        batch_id=None,
+        knobs={"rate_limit": _DEMO_RATE},
+        reading={},
+        simulate=True,
+        verbose=verbose,
+    )
+    voice.note(
+        f"A demonstration with {sample.name}: everything is simulated. A local server stands in "
+        "for the provider; costs are what the provider would have charged."
+    )
+    code = _carry_out(voice, load_settings(), request)
+    voice.out.print()
+    voice.out.print("[bold]Next[/bold]")
+    voice.out.print("  Run it again, and every row comes from the cache: batch-pipeline demo")
+    voice.out.print(
+        "  See the assets and runs in the Dagster UI:        make dev, then http://127.0.0.1:3000"
+    )
+    voice.out.print(
+        "  Try a table of your own, still simulated:         "
+        "batch-pipeline run roadmaps --input TABLE.csv --simulate"
+    )
+    return code
+
+
+def _list_roadmaps(voice: Output, config: WorkloadConfig) -> int:
+    from batch_pipeline.workloads.roadmaps.folder import list_roadmaps
+
+    found = list_roadmaps(_roadmap_folders(config, "--list"))
+    voice.emit({"roadmaps": [{"name": name, "topics": topics} for name, topics in found]})
+    for name, topics in found:
+        size = "cannot be read" if topics is None else f"{topics:,} topics"
+        voice.out.print(f"{name:<40} {size}", markup=False)
+    voice.out.print(f"{len(found)} roadmaps; run one with --roadmap NAME.")
+    return OK
+
+
+def _roadmap_folders(config: WorkloadConfig, option: str) -> list[Path]:
+    from batch_pipeline.workloads.roadmaps.workload import RoadmapsWorkload
+
+    domain = config.domain
+    if not isinstance(domain, RoadmapsWorkload):
+        raise UsageError(
+            f"{option} belongs to the workload roadmaps, not to {config.workload}.",
+            "Name a table with --input.",
+        )
+    return list(domain.roadmap_folders)
+
+
+def choose_source(
+    config: WorkloadConfig, input_: str | None, roadmap: str | None, batch: str | None
+) -> str | None:
+    """What to read, or None for a batch that was ingested before."""
+    if input_ and roadmap:
+        raise UsageError("--input and --roadmap both name a table.", "Give one of them.")
+    if roadmap:
+        _roadmap_folders(config, "--roadmap")
+        return f"{_ROADMAP}{roadmap}"
+    if not input_ and not batch:
+        raise UsageError(
+            "There is nothing to run: no table and no batch is named.",
+            f"Give --input TABLE.csv, or --batch with an ingested batch, for example "
+            f"`batch-pipeline run {config.workload} --input TABLE.csv`.",
+        )
+    if input_ is None or input_.startswith(_ROADMAP):
+        return input_
+    return str(Path(input_).expanduser().resolve())
+
+
+def _check_before(settings: Settings, config: WorkloadConfig, request: RunRequest) -> None:
+    """Find what would stop the run: before Dagster loads, and before anything is ingested.
+
+    Raises:
+        UsageError: no key, no such batch, or a table that cannot be read.
+    """
+    from batch_pipeline.workloads.runner import (
+        check_batch_id,
+        open_ledger,
+        require_batch,
+        resolve_endpoint,
+        resolve_step,
+    )
+
+    resolve_step(config)
+    realm = settings.realm(request.simulate)
+    if realm == "live" and not config.no_enrich:
+        resolve_endpoint(config.route, None)
+    if request.batch_id is not None:
+        check_batch_id(request.batch_id)
+    if request.source is not None:
+        config.domain.open_input(request.source, request.reading)
+    elif request.batch_id is not None:
+        with open_ledger(settings, realm) as ledger:
+            batch = require_batch(ledger, request.batch_id)
+        if batch.workload != config.workload:
+            raise UsageError(
+                f"Batch {batch.batch_id} belongs to the workload {batch.workload}.",
+                f"Use `batch-pipeline run {batch.workload} --batch {batch.batch_id}`.",
+            )
+
+
+def _may_force(
+    voice: Output, settings: Settings, config: WorkloadConfig, request: RunRequest, yes: bool
+) -> bool:
+    """Name what a forced run pays again, and ask."""
+    from batch_pipeline.cli.estimate import estimate_request
+
+    if yes:
+        return True
+    realm = settings.realm(request.simulate)
+    estimate, _ = estimate_request(
+        settings,
+        config,
+        realm,
+        source=request.source,
+        batch_id=request.batch_id,
+        reading=request.reading,
+        force=True,
+    )
+    what = "simulated, nothing is paid" if realm == "simulated" else "paid again"
+    return voice.confirm(
+        f"--force asks {estimate.to_ask:,} rows again in {estimate.requests:,} requests: about "
+        f"{usd(estimate.cost_usd)} ({what}). Go ahead?",
+        yes=yes,
+    )
+
+
+def _carry_out(voice: Output, settings: Settings, request: RunRequest) -> int:
+    from batch_pipeline.cli.progress import ProgressView
+    from batch_pipeline.doors import run_batch
+
+    voice.realm_notice(settings.realm(request.simulate))
+    try:
+        with ProgressView(voice) as view:
+            result = run_batch(
+                request,
+                on_progress=view.update,
+                on_stage=lambda stage: view.stage(_STAGES.get(stage, "")),
+            )
+    except KeyboardInterrupt:
+        voice.note("Interrupted. What was paid is kept: run again to resume.")
+        voice.emit({"error": {"message": "Interrupted.", "next_step": "Run again to resume."}})
+        return INTERRUPTED
+    _close(voice, settings, result)
+    return exit_code(result.status, result.outcomes)
+
+
+def _close(voice: Output, settings: Settings, result: RunResult) -> None:
+    voice.emit(run_document(result))
+    for warning in result.warnings:
+        voice.note(f"Warning: {warning}")
+    if not voice.json:
+        _print_summary(voice, settings, result)
+    elif result.message:
+        voice.note(result.message)
+    if result.status == "interrupted":
+        voice.note("Interrupted. What was paid is kept: run again to resume.")
+    elif result.outcomes.get("failed") or result.outcomes.get("blocked"):
+        voice.note(f"`batch-pipeline failed {result.batch_id}` lists the rows and what to do.")
+
+
+def _print_summary(voice: Output, settings: Settings, result: RunResult) -> None:
+    from batch_pipeline.reports.build import build_report
+    from batch_pipeline.reports.console import print_summary
+    from batch_pipeline.workloads.runner import open_ledger, require_batch
+
+    realm = settings.realm(result.realm == "simulated")
+    with open_ledger(settings, realm) as ledger:
+        batch = require_batch(ledger, result.batch_id)
+        report = build_report(ledger, batch, run_id=result.run_id, deliverables=result.deliverables)
+    print_summary(report, voice.out)
+    for label, path in (("Report", result.report_html), ("Report as JSON", result.report_json)):
+        if path:
+            voice.out.print(f"{label + ':':<16} {path}", markup=False, soft_wrap=True)
+
+
+def run_document(result: RunResult) -> dict[str, Any]:
+    """The one JSON object of a run: outcomes of the batch, counts and cost of this run."""
+    outcomes = dict(result.outcomes)
+    summary = result.summary
+    return {
+        "batch": result.batch_id,
+        "workload": result.workload,
+        "simulated": result.realm == "simulated",
+        "run_id": result.run_id,
+        "status": result.status,
+        "message": result.message,
+        "rows": result.row_count,
+        "outcomes": {
+            name: int(outcomes.get(name, 0))
+            for name in ("succeeded", "blocked", "failed", "skipped")
+        },
+        "pending": int(outcomes.get("pending", 0)),
+        "cache_hits": int(summary.get("cache_hits", 0)),
+        "requests": int(summary.get("requests", 0)),
+        "attempts": int(summary.get("attempts", 0)),
+        "input_tokens": int(summary.get("input_tokens", 0)),
+        "cached_input_tokens": int(summary.get("cached_input_tokens", 0)),
+        "output_tokens": int(summary.get("output_tokens", 0)),
+        "cost_usd": usd_of(summary.get("cost_nano")),
+        "lost_cost_usd": usd_of(summary.get("lost_nano")),
+        "wall_s": round(float(summary.get("wall_s", 0.0)), 3),
+        "rate_wait_s": round(float(summary.get("rate_wait_s", 0.0)), 3),
+        "report_json": str(result.report_json) if result.report_json else None,
+        "report_html": str(result.report_html) if result.report_html else None,
+        "deliverables": [str(path) for path in result.deliverables],
+        "warnings": list(result.warnings),
+    }
+
+
+def exit_code(status: str, outcomes: dict[str, int]) -> int:
+    """130 before 1 before 2; skipped rows, and those that --limit left pending, are no failure."""
+    if status == "interrupted":
+        return INTERRUPTED
+    if status not in _ENDED_WELL or outcomes.get("failed"):
+        return SOME_FAILED
+    return ONLY_BLOCKED if outcomes.get("blocked") else OK

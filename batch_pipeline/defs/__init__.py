@@ -1,0 +1,1 @@
+"""Dagster objects only, loaded by themselves: one folder per workload, one file per concept."""

@@ -1,0 +1,183 @@
+"""The end-of-run summary on a terminal.
+
+What belongs here: what Rich prints. What does not: progress while a run goes on (cli), and anything
+slow to import.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from batch_pipeline.reports import words
+from batch_pipeline.reports.model import BatchReport, RunCounts
+
+_MAX_PROBLEMS = 5
+_STYLES = {"good": "green", "warn": "yellow", "bad": "red"}
+
+
+def print_summary(report: BatchReport, console: Console) -> None:
+    """Print what the run came to, or, for a report made for no run, the batch so far.
+
+    Args:
+        report: the report; with `this_run`, counts and cost are that run's and the batch's follow.
+        console: where to.
+    """
+    console.print()
+    console.rule(f"[bold]{escape(report.workload.upper())} SUMMARY[/bold]", characters="=")
+    if report.simulated:
+        console.print(Text(f"SIMULATED. {words.SIMULATED}", style="yellow"))
+    if words.all_cached(report):
+        console.print(Text("All rows cached: no calls were needed.", style="bold green"))
+    run = report.this_run
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("Batch", Text(f"{report.batch} (from {report.source})"))
+    if run is not None and run.counts is not None:
+        _add_run(table, run.counts)
+    else:
+        _add_batch(table, report)
+    if run is not None and (report.runs_total > 1 or run.counts is None):
+        table.add_row(
+            "Batch so far",
+            f"{words.part(report.outcomes.succeeded, report.rows)} rows succeeded, "
+            f"{words.plural(report.requests, 'request')}, {words.money(report.cost_usd)} "
+            f"in {words.plural(report.runs_total, 'run')}",
+        )
+    for name, path in _files(report):
+        table.add_row(name, Text(path))
+    console.print(table)
+    _print_problems(report, console)
+    console.rule(characters="=")
+
+
+def _add_run(table: Table, counts: RunCounts) -> None:
+    outcomes = counts.outcomes
+    _add_rows(
+        table,
+        total=outcomes.total,
+        cache_hits=counts.cache_hits,
+        newly=max(0, outcomes.succeeded - counts.cache_hits),
+        failed=outcomes.failed,
+        blocked=outcomes.blocked,
+        skipped=outcomes.skipped,
+        pending=outcomes.pending,
+        succeeded=outcomes.succeeded,
+    )
+    _add_spend(
+        table,
+        requests=counts.requests,
+        attempts=counts.attempts,
+        cost_usd=counts.cost_usd,
+        lost_cost_usd=counts.lost_cost_usd,
+        input_tokens=counts.input_tokens,
+        output_tokens=counts.output_tokens,
+        wall_s=counts.wall_s,
+        rate_wait_s=counts.rate_wait_s,
+    )
+
+
+def _add_batch(table: Table, report: BatchReport) -> None:
+    outcomes = report.outcomes
+    _add_rows(
+        table,
+        total=report.rows,
+        cache_hits=report.cache_hits,
+        newly=outcomes.succeeded - report.cache_hits,
+        failed=outcomes.failed,
+        blocked=outcomes.blocked,
+        skipped=outcomes.skipped,
+        pending=outcomes.pending,
+        succeeded=outcomes.succeeded,
+    )
+    _add_spend(
+        table,
+        requests=report.requests,
+        attempts=report.attempts,
+        cost_usd=report.cost_usd,
+        lost_cost_usd=report.lost_cost_usd,
+        input_tokens=report.tokens.input,
+        output_tokens=report.tokens.output,
+        wall_s=report.wall_s,
+        rate_wait_s=report.rate_wait_s,
+    )
+
+
+def _add_rows(
+    table: Table,
+    *,
+    total: int,
+    cache_hits: int,
+    newly: int,
+    failed: int,
+    blocked: int,
+    skipped: int,
+    pending: int,
+    succeeded: int,
+) -> None:
+    ended = succeeded + failed + blocked
+    table.add_row("Total rows", words.count(total))
+    table.add_row("Cache hits", words.part(cache_hits, total))
+    table.add_row("Newly enriched", words.count(newly))
+    table.add_row("Failed", Text(words.count(failed), style="red" if failed else ""))
+    table.add_row("Blocked", Text(words.count(blocked), style="yellow" if blocked else ""))
+    if skipped:
+        table.add_row("Skipped", f"{words.count(skipped)} (nothing to ask about)")
+    if pending:
+        table.add_row("Pending", Text(words.count(pending), style="yellow"))
+    rate = words.percent(succeeded / ended if ended else None)
+    table.add_row("Success rate", f"{rate} of {words.plural(ended, 'row')} that ended")
+
+
+def _add_spend(
+    table: Table,
+    *,
+    requests: int,
+    attempts: int,
+    cost_usd: float,
+    lost_cost_usd: float,
+    input_tokens: int,
+    output_tokens: int,
+    wall_s: float,
+    rate_wait_s: float,
+) -> None:
+    again = f" ({words.plural(attempts, 'attempt')})" if attempts != requests else ""
+    table.add_row("Requests", words.count(requests) + again)
+    table.add_row("Tokens", f"{words.count(input_tokens)} in, {words.count(output_tokens)} out")
+    lost = f" + up to {words.money(lost_cost_usd)} for lost calls" if lost_cost_usd else ""
+    table.add_row("Cost", words.money(cost_usd) + lost)
+    table.add_row("Time", words.duration(wall_s))
+    table.add_row("Rate wait", f"{words.duration(rate_wait_s)} (summed over calls)")
+
+
+def _files(report: BatchReport) -> list[tuple[str, str]]:
+    """All files of one folder in one line, so that the lines stay few."""
+    folders: dict[str, list[str]] = {}
+    for path in map(Path, report.deliverables):
+        folders.setdefault(str(path.parent), []).append(path.name)
+    return [("Files", f"{folder}: {', '.join(names)}") for folder, names in folders.items()]
+
+
+def _print_problems(report: BatchReport, console: Console) -> None:
+    found = words.problems(report)
+    if not found:
+        return
+    console.print()
+    style = _STYLES[words.verdict(report).tone]
+    for problem in found[:_MAX_PROBLEMS]:
+        line = Text("! ", style=style)
+        line.append(problem.title, style="bold")
+        line.append(f": {problem.text}")
+        if problem.rows:
+            line.append(f" ({problem.rows})")
+        console.print(line)
+        if problem.next_step:
+            console.print(Text(f"  Next: {problem.next_step}"))
+    if len(found) > _MAX_PROBLEMS:
+        more = words.plural(len(found) - _MAX_PROBLEMS, "more problem")
+        console.print(Text(f"  ... and {more}: see the report."))

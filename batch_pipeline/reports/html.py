@@ -1,0 +1,66 @@
+"""The report as one self-contained HTML page: no scripts, nothing loaded from anywhere.
+
+What belongs here: filling the template. What does not: the page (page.html.j2), charts (charts.py),
+phrases (words.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from batch_pipeline.reports import words
+from batch_pipeline.reports.model import BatchReport
+
+if TYPE_CHECKING:
+    from batch_pipeline.reports.charts import Chart
+
+
+_COMMAND = re.compile(r"`([^`]*)`")
+
+
+def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> str:
+    """The page.
+
+    Args:
+        report: the report.
+        charts: its charts; None draws them.
+    """
+    import jinja2
+    from markupsafe import Markup, escape
+
+    from batch_pipeline.reports.charts import draw_charts
+
+    def with_code(text: str) -> Markup:
+        """Commands stand between backticks in our own phrases."""
+        return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(text))))
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("batch_pipeline.reports", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        words.count,
+        words.duration,
+        words.moment,
+        words.money,
+        words.part,
+        words.percent,
+        words.plural,
+    ):
+        environment.filters[function.__name__] = function
+    environment.filters["with_code"] = with_code
+    drawn = draw_charts(report) if charts is None else charts
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        # matplotlib's own output, in which it has escaped every text.
+        charts=[(chart.title, chart.caption, Markup(chart.svg)) for chart in drawn],
+        verdict=words.verdict(report),
+        problems=words.problems(report),
+        all_cached=words.all_cached(report),
+        simulated_text=words.SIMULATED,
+    )

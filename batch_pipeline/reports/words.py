@@ -1,0 +1,168 @@
+"""Numbers and verdicts in words, the same for every face of a report.
+
+What belongs here: formatting, and what there is to say about a report. What does not: markup.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from batch_pipeline.reports.model import BatchReport, RunReport
+
+SIMULATED = (
+    "The answers come from the local simulator. No provider was called and nothing was paid; costs "
+    "are what the calls would have cost."
+)
+NO_CALLS = "No calls were made for this batch."
+
+
+def count(number: int) -> str:
+    """`1,000`."""
+    return f"{number:,}"
+
+
+def money(usd: float) -> str:
+    """`$0.0093`, `$12.50`: two decimals from a dollar on, two significant digits below a cent."""
+    if usd == 0:
+        return "$0.00"
+    if abs(usd) >= 1:
+        return f"${usd:,.2f}"
+    if abs(usd) >= 0.01:
+        return f"${usd:.4f}"
+    return f"${usd:.{1 - math.floor(math.log10(abs(usd)))}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`310 ms`, `12.3 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.0005:
+        return "0 s"
+    if seconds < 0.9995:
+        return f"{seconds * 1_000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02} min"
+
+
+def percent(share: float | None) -> str:
+    """`98.7 %`; never 100 % or 0 % by rounding."""
+    if share is None:
+        return "-"
+    shown = round(share * 100, 1)
+    if shown == 100 and share < 1:
+        return "> 99.9 %"
+    if shown == 0 and share > 0:
+        return "< 0.1 %"
+    return f"{shown:.1f} %"
+
+
+def part(number: int, of: int) -> str:
+    """`75/150 (50.0 %)`."""
+    return f"{count(number)}/{count(of)} ({percent(number / of if of else None)})"
+
+
+def moment(at: datetime | None) -> str:
+    """`2026-11-21 14:00:05 UTC`."""
+    return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a batch stands, in one phrase."""
+
+    tone: Literal["good", "warn", "bad"]
+    text: str
+
+
+def verdict(report: BatchReport) -> Verdict:
+    """The phrase under a report's title."""
+    outcomes = report.outcomes
+    left = [
+        plural(number, "row") + f" {name}"
+        for name, number in (
+            ("failed", outcomes.failed),
+            ("blocked", outcomes.blocked),
+            ("pending", outcomes.pending),
+        )
+        if number
+    ]
+    if not left:
+        text = "All rows done" if not outcomes.skipped else "All rows done or skipped"
+        return Verdict("good", text)
+    return Verdict("bad" if outcomes.failed else "warn", ", ".join(left))
+
+
+def all_cached(report: BatchReport) -> bool:
+    """Whether the run at hand (or else the batch) needed no call because every row was answered."""
+    if report.this_run is not None:
+        counts = report.this_run.counts
+        return (
+            counts is not None
+            and counts.attempts == 0
+            and counts.cache_hits > 0
+            and counts.cache_hits == counts.outcomes.total - counts.outcomes.skipped
+        )
+    return (
+        report.attempts == 0
+        and report.cache_hits > 0
+        and report.cache_hits == report.rows - report.outcomes.skipped
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that needs a person."""
+
+    title: str
+    text: str
+    rows: str
+    next_step: str
+
+
+def problems(report: BatchReport) -> list[Problem]:
+    """What stopped the newest run, what is left to do, and why rows ended without a result."""
+    found = []
+    newest: RunReport | None = report.this_run or (report.runs[0] if report.runs else None)
+    retry = f"Run `batch-pipeline retry {report.batch}`: finished rows cost nothing."
+    if newest is not None and newest.status in ("stopped", "interrupted", "crashed"):
+        text = newest.message or "It was asked to stop; what was in flight is settled."
+        found.append(
+            Problem(f"The run was {_PAST.get(newest.status, newest.status)}", text, "", "")
+        )
+    for cause in report.errors:
+        shown = ", ".join(f"{row.number} ({row.item_id[:60]})" for row in cause.examples)
+        more = "rows " if len(cause.examples) > 1 else "row "
+        found.append(
+            Problem(
+                f"{plural(cause.rows, 'row')} {cause.outcome}",
+                cause.cause,
+                ("for example " if cause.rows > len(cause.examples) else "") + more + shown,
+                cause.next_step,
+            )
+        )
+    if report.outcomes.pending:
+        found.append(
+            Problem(
+                f"{plural(report.outcomes.pending, 'row')} pending",
+                "They have not been asked about yet.",
+                "",
+                retry,
+            )
+        )
+    return found
+
+
+_PAST = {"crashed": "cut off"}

@@ -1,0 +1,1 @@
+"""The shared limiter: its arithmetic, and the gate on a clock that the tests drive."""
