@@ -41,7 +41,7 @@ check: install
 	$(BIN)/dg check defs
 
 dev: install
-	$(BIN)/batch-pipeline dev
+	$(BIN)/dagster dev
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -1,4 +1,4 @@
-"""batch_pipeline puts large tables through LLM APIs and gives back finished, checked, paid-for-once results.
+"""Large tables through LLM APIs: finished, checked results that are paid for once.
 
 Importing the package is cheap: rooms are imported where they are used.
 """

@@ -219,7 +219,7 @@ class _Door:
 
     def _ingest(self, source: str, knobs: dict[str, Any]) -> Batch:
         request = self._request
-        from batch_pipeline.materialize import TAG_BATCH
+        from batch_pipeline.component.materialize import TAG_BATCH
 
         config = {
             "source": source,
@@ -233,7 +233,7 @@ class _Door:
         return require_batch(self._ledger, run.tags[TAG_BATCH])
 
     def _ask(self, batch: Batch, knobs: dict[str, Any]) -> _Ended:
-        from batch_pipeline.automation import INGEST_ONLY, range_tags
+        from batch_pipeline.component.automation import INGEST_ONLY, range_tags
 
         every = [chunk_key(batch.batch_id, at + 1) for at in range(batch.chunk_count)]
         wanted = self._request.chunk_keys or every
@@ -265,7 +265,7 @@ class _Door:
         return self._execute("report", "batch_report", config, self._tags(batch))
 
     def _tags(self, batch: Batch) -> dict[str, str]:
-        from batch_pipeline.automation import batch_tags
+        from batch_pipeline.component.automation import batch_tags
 
         return batch_tags(batch.workload, batch.batch_id, self._realm)
 
@@ -292,7 +292,7 @@ class _Door:
         from dagster._core.errors import DagsterExecutionInterruptedError
         from dagster._core.execution.api import execute_run_iterator
 
-        from batch_pipeline.materialize import TAG_DOOR, TAG_WORKLOAD
+        from batch_pipeline.component.materialize import TAG_DOOR, TAG_WORKLOAD
 
         workload = self._request.workload
         definition = self._defs.resolve_job_def(f"{workload}_{job}")

@@ -1,4 +1,4 @@
-"""Clients of the throughput benchmark, each run as `python -m benchmarks.clients NAME URL REQUESTS FOLDER`.
+"""Clients of the throughput benchmark: `python -m benchmarks.clients NAME URL REQUESTS FOLDER`.
 
 What belongs here: the bare loop (the floor) and our engine. What does not: printing tables.
 """
@@ -68,7 +68,7 @@ def bare(url: str, count: int, folder: Path) -> Measured:
 
 
 def engine(url: str, count: int, folder: Path) -> Measured:
-    """Our engine with the SQLite ledger and the limiter on: leases, cache, claims, attempts, results."""
+    """Our engine with the SQLite ledger and the limiter on."""
     settings = Settings(folder, f"sqlite:///{folder / 'ledger.db'}", True)
     config = load_workload_config("roadmaps").with_options(
         {"pack": 1, "workers": CONCURRENCY, "chunk_size": 500}

@@ -1,4 +1,4 @@
-"""Four processes on one key under a strict limit: how much of it they use, and how many 429s they draw.
+"""Four processes on one key under a strict limit: how much of it they use, and the 429s.
 
 What belongs here: that measurement. What does not: throughput without limits (clients.py).
 """

@@ -1,6 +1,6 @@
 """The load that every measured client sends: the same rows, prompts and bodies.
 
-What belongs here: rows, the job's parts and the measuring of a child process. What does not: clients.
+What belongs here: rows and the measuring of a child process. What does not: clients.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The resources of this code location.
 
-What belongs here: instances, by key. What does not: their classes (batch_pipeline/resources.py).
+What belongs here: instances, by key. What does not: their classes (component/resources.py).
 """
 
 import dagster as dg
 
-from batch_pipeline.resources import (
+from batch_pipeline.component.resources import (
     EngineRoom,
     InstallationResource,
     LedgerResource,

@@ -24,8 +24,20 @@ from batch_pipeline.providers.base import (
 )
 
 _REFUSALS = frozenset(
-    "SAFETY RECITATION LANGUAGE BLOCKLIST PROHIBITED_CONTENT SPII MODEL_ARMOR ESCALATION JAILBREAK "
-    "IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION".split()
+    [
+        "SAFETY",
+        "RECITATION",
+        "LANGUAGE",
+        "BLOCKLIST",
+        "PROHIBITED_CONTENT",
+        "SPII",
+        "MODEL_ARMOR",
+        "ESCALATION",
+        "JAILBREAK",
+        "IMAGE_SAFETY",
+        "IMAGE_PROHIBITED_CONTENT",
+        "IMAGE_RECITATION",
+    ]
 )
 # CONTINUATION: cut at the per-request limit. Asking on would be a second billable call behind the
 # limiter's back, so it counts as cut.
@@ -161,13 +173,15 @@ def _raise(reply: WireReply, data: dict[str, Any], usage: Usage | None) -> NoRet
     kind: ErrorKind | None = None
     if reason in _BAD_KEY:
         kind, code = ErrorKind.BATCH_FATAL, reason
-    elif effective == 400 and (
-        # FAILED_PRECONDITION: the account (billing, country), not the request
-        code == "FAILED_PRECONDITION" or any(words in lower for words in _CONFIG_WORDS)
-    ):
-        kind = ErrorKind.BATCH_FATAL
-    elif effective == 429 and (
-        any(words in lower for words in _NO_CREDIT_WORDS) or _quota_is_gone(details)
+    elif (
+        effective == 400
+        and (
+            # FAILED_PRECONDITION: the account (billing, country), not the request
+            code == "FAILED_PRECONDITION" or any(words in lower for words in _CONFIG_WORDS)
+        )
+    ) or (
+        effective == 429
+        and (any(words in lower for words in _NO_CREDIT_WORDS) or _quota_is_gone(details))
     ):
         kind = ErrorKind.BATCH_FATAL
     delay = next((d for part in details if (d := _delay(part)) is not None), None)

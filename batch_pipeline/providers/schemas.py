@@ -14,7 +14,7 @@ _NEXT_STEP = "Give each part of the output model a plain type, enum, list, objec
 
 # string formats that Claude's structured outputs enforce; others become a hint in the description
 _ANTHROPIC_FORMATS = frozenset(
-    "date-time time date duration email hostname uri ipv4 ipv6 uuid".split()
+    ["date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"]
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batch_pipeline.automation import SETTLED_S, complete_files, inbox_files
+from batch_pipeline.component.automation import SETTLED_S, complete_files, inbox_files
 from batch_pipeline.definitions import build_defs
 from batch_pipeline.ledger.batches import Batch, list_batches
 from batch_pipeline_tests.dagster.installation import KNOBS, Installation

@@ -11,13 +11,13 @@ import dagster as dg
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from batch_pipeline.automation import range_tags
+from batch_pipeline.component.automation import range_tags
+from batch_pipeline.component.materialize import TAG_BATCH, TAG_REALM, TAG_WORKLOAD
 from batch_pipeline.definitions import build_defs
 from batch_pipeline.doors import RunRequest, run_batch
 from batch_pipeline.engine.job import Progress
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import list_batches
-from batch_pipeline.materialize import TAG_BATCH, TAG_REALM, TAG_WORKLOAD
 from batch_pipeline.providers.registry import MissingKeyError
 from batch_pipeline_tests.dagster.installation import KNOBS, OUTPUTS, Installation, once
 

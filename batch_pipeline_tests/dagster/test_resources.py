@@ -5,11 +5,11 @@ from __future__ import annotations
 import dagster as dg
 import sqlalchemy as sa
 
+from batch_pipeline.component.resources import RateLimitResource
 from batch_pipeline.definitions import build_defs
 from batch_pipeline.engine.job import Endpoint
 from batch_pipeline.ledger.calls import Owner, PauseKey
 from batch_pipeline.ledger.tables import limit_rates, limits, owners, pauses
-from batch_pipeline.resources import RateLimitResource
 from batch_pipeline.workloads.config import load_workload_config
 from batch_pipeline.workloads.runner import resolve_endpoint
 from batch_pipeline_tests.dagster.installation import Installation

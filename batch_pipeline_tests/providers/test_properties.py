@@ -17,13 +17,60 @@ ALL = tuple(PROVIDERS)
 STATUSES = st.sampled_from([200, 200, 204, 301, 400, 401, 402, 403, 404, 413, 422, 429, 500, 529])
 
 _FIELDS = st.sampled_from(
-    "error message code type status details reason metadata raw limit_source reasons violations "
-    "quotaId quotaValue retryDelay candidates content parts text thought finishReason "
-    "promptFeedback blockReason usageMetadata promptTokenCount cachedContentTokenCount "
-    "candidatesTokenCount thoughtsTokenCount modelVersion responseId stop_reason stop_details "
-    "usage input_tokens cache_creation cache_creation_input_tokens cache_read_input_tokens "
-    "output_tokens choices finish_reason refusal prompt_tokens completion_tokens cost is_byok "
-    "prompt_tokens_details cached_tokens cache_write_tokens detail id model request_id".split()
+    [
+        "error",
+        "message",
+        "code",
+        "type",
+        "status",
+        "details",
+        "reason",
+        "metadata",
+        "raw",
+        "limit_source",
+        "reasons",
+        "violations",
+        "quotaId",
+        "quotaValue",
+        "retryDelay",
+        "candidates",
+        "content",
+        "parts",
+        "text",
+        "thought",
+        "finishReason",
+        "promptFeedback",
+        "blockReason",
+        "usageMetadata",
+        "promptTokenCount",
+        "cachedContentTokenCount",
+        "candidatesTokenCount",
+        "thoughtsTokenCount",
+        "modelVersion",
+        "responseId",
+        "stop_reason",
+        "stop_details",
+        "usage",
+        "input_tokens",
+        "cache_creation",
+        "cache_creation_input_tokens",
+        "cache_read_input_tokens",
+        "output_tokens",
+        "choices",
+        "finish_reason",
+        "refusal",
+        "prompt_tokens",
+        "completion_tokens",
+        "cost",
+        "is_byok",
+        "prompt_tokens_details",
+        "cached_tokens",
+        "cache_write_tokens",
+        "detail",
+        "id",
+        "model",
+        "request_id",
+    ]
 )
 _SCALARS = st.one_of(
     st.none(),

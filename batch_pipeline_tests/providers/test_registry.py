@@ -94,7 +94,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(bad: str) 
 )
 def test_the_simulator_never_sees_a_real_key_or_a_custom_address(name: str, path: str) -> None:
     provider = PROVIDERS[name]
-    environ = {variable: "real-secret-key-123" for variable in provider.key_variables}
+    environ = dict.fromkeys(provider.key_variables, "real-secret-key-123")
     environ[provider.base_url_variable] = "https://gateway.example"
     access = resolve_access(name, environ, "http://127.0.0.1:9/")
     assert access.key == f"sim-{name}-key"

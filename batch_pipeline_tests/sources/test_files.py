@@ -309,7 +309,11 @@ def test_a_jsonl_that_is_a_json_list_is_refused_with_that_hint(tmp_path: Path) -
 
 def test_parquet_gives_plain_values_and_refuses_what_is_not_parquet(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    columns = {"topic": ["A", None], "day": [date(2026, 1, 2), None], "x": [float("nan"), 1.5]}
+    columns: dict[str, list[Any]] = {
+        "topic": ["A", None],
+        "day": [date(2026, 1, 2), None],
+        "x": [float("nan"), 1.5],
+    }
     pq.write_table(pa.table(columns), path)
     table = open_table(path, required_columns=["Topic"])
     assert [row.values for row in table.rows] == [

@@ -11,8 +11,8 @@ from typing import Annotated, Any, cast
 import dagster as dg
 from pydantic import Field, create_model
 
-from batch_pipeline.automation import INGEST_ONLY, WorkloadJobs, build_sensors
-from batch_pipeline.materialize import (
+from batch_pipeline.component.automation import INGEST_ONLY, WorkloadJobs, build_sensors
+from batch_pipeline.component.materialize import (
     RESOURCE_KEYS,
     TAG_WORKLOAD,
     check_specs,

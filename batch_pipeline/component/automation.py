@@ -21,17 +21,17 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
-from batch_pipeline.ledger.batches import INPUT_ERROR, Batch, batch_of, chunk_key, list_batches
-from batch_pipeline.ledger.store import Ledger
-from batch_pipeline.ledger.tables import Outcome, items, runs
-from batch_pipeline.materialize import (
+from batch_pipeline.component.materialize import (
     RUN_OPTIONS,
     TAG_BATCH,
     TAG_DOOR,
     TAG_REALM,
     TAG_WORKLOAD,
 )
-from batch_pipeline.resources import REALMS, InstallationResource, LedgerResource
+from batch_pipeline.component.resources import REALMS, InstallationResource, LedgerResource
+from batch_pipeline.ledger.batches import INPUT_ERROR, Batch, batch_of, chunk_key, list_batches
+from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.ledger.tables import Outcome, items, runs
 from batch_pipeline.settings import Realm
 from batch_pipeline.workloads.config import ScheduleKnobs
 

@@ -20,6 +20,21 @@ import sqlalchemy as sa
 from dagster._core.errors import DagsterExecutionInterruptedError
 from pydantic import ValidationError
 
+from batch_pipeline.component.metadata import (
+    Metadata,
+    chunk_metadata,
+    failed_table,
+    file_list,
+    markdown_table,
+    report_metadata,
+)
+from batch_pipeline.component.resources import (
+    EngineRoom,
+    InstallationResource,
+    LedgerResource,
+    RateLimitResource,
+    RunListener,
+)
 from batch_pipeline.engine.job import ChunkDone, FailedRow, Job, Progress, RunDone
 from batch_pipeline.engine.thread import EngineThread
 from batch_pipeline.errors import BatchPipelineError, UsageError
@@ -39,22 +54,7 @@ from batch_pipeline.ledger.batches import (
 from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
-from batch_pipeline.metadata import (
-    Metadata,
-    chunk_metadata,
-    failed_table,
-    file_list,
-    markdown_table,
-    report_metadata,
-)
 from batch_pipeline.providers.wire import redact
-from batch_pipeline.resources import (
-    EngineRoom,
-    InstallationResource,
-    LedgerResource,
-    RateLimitResource,
-    RunListener,
-)
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
 from batch_pipeline.workloads.runner import (
