@@ -245,7 +245,7 @@ runs = sa.Table(
     sa.Column(
         "status", sa.String(20), nullable=False
     ),  # running | done | interrupted | stopped | crashed
-    sa.Column("message", sa.Text, nullable=False, server_default=""),
+    sa.Column("message", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),
     sa.Column("summary", sa.Text, nullable=False, server_default="{}"),
