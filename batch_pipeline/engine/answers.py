@@ -82,6 +82,15 @@ def read_answers(step: Step, count: int, reply: Reply) -> Answers:
     return answers
 
 
+def is_valid(step: Step, output: dict[str, Any]) -> bool:
+    """Whether the step's output model accepts a stored answer."""
+    try:
+        step.output_model.model_validate(output)
+    except ValidationError:
+        return False
+    return True
+
+
 def describe(error: ValidationError) -> str:
     """A validation error in one line: field and what is wrong with it."""
     return "; ".join(

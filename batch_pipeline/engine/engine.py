@@ -21,11 +21,19 @@ from typing import Any
 import orjson
 
 from batch_pipeline.clock import Clock
-from batch_pipeline.engine.answers import Answers, read_answers
+from batch_pipeline.engine.answers import Answers, is_valid, read_answers
 from batch_pipeline.engine.job import ChunkDone, Event, FailedRow, Job, Progress, RunDone, Tally
 from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.packing import Packer
-from batch_pipeline.engine.records import Asked, ChunkState, Finished, Member, Trip, chunks_of
+from batch_pipeline.engine.records import (
+    Asked,
+    ChunkState,
+    Finished,
+    Flight,
+    Member,
+    Trip,
+    chunks_of,
+)
 from batch_pipeline.engine.recovery import Recovery
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.ledger.batches import (
@@ -414,7 +422,12 @@ class Engine:
         if not keys:
             return {}
         with self._ledger.read() as connection:
-            return find_results(connection, self._ledger.realm, keys, [self._endpoint.label])
+            found = find_results(connection, self._ledger.realm, keys, [self._endpoint.label])
+        return self._still_valid(found)
+
+    def _still_valid(self, found: dict[str, StoredResult]) -> dict[str, StoredResult]:
+        """Results that the output model accepts today: its rules may be stricter than they were."""
+        return {key: result for key, result in found.items() if is_valid(self._step, result.output)}
 
     def _questions(self, state: ChunkState, items: Iterable[Item]) -> list[Member]:
         """One member for each distinct question among `items`."""
@@ -464,8 +477,9 @@ class Engine:
             ),
         )
         answered = []
+        stored = self._still_valid(claimed.results)
         for member in fresh:
-            hit = claimed.results.get(member.key)
+            hit = stored.get(member.key)
             if hit is not None and hit.created_at >= member.fresh_after:
                 if member.key in claimed.mine:
                     answered.append(member.key)
@@ -629,6 +643,7 @@ class Engine:
         left = ticket.go_at - self._clock.now()
         if left > 0:
             await self._clock.sleep(left)
+        flight = Flight(attempt_id, pack, ticket, call, worst)
         began = self._clock.now()
         self._in_flight += 1
         wire: WireReply | None = None
@@ -636,14 +651,11 @@ class Engine:
             wire = await self._transport.send(call, timeout_s=self._step.timeout_s)
             reply = self._endpoint.codec.read(wire)
         except ProviderError as error:
-            self._settle_error(
-                attempt_id, pack, ticket, error, wire, worst, self._clock.now() - began
-            )
+            self._settle_error(flight, error, wire, self._clock.now() - began)
             return error
         finally:
             self._in_flight -= 1
-        latency_s = self._clock.now() - began
-        return self._settle_reply(attempt_id, pack, ticket, reply, wire, latency_s)
+        return self._settle_reply(flight, reply, wire, self._clock.now() - began)
 
     async def _turn(self, input_tokens: int, count: int) -> Ticket | None:
         """Wait at the gate; None when the run stops meanwhile."""
@@ -746,7 +758,6 @@ class Engine:
             worst_nano=self._cost_nano(worst),
             rate_wait_s=ticket.waited_s,
             timeout_s=self._step.timeout_s,
-            request_body=call.body,
         )
 
     def _cost_nano(self, usage: Usage) -> int:
@@ -755,20 +766,15 @@ class Engine:
     # ---- settling ----
 
     def _settle_reply(
-        self,
-        attempt_id: str,
-        pack: list[Member],
-        ticket: Ticket,
-        reply: Reply,
-        wire: WireReply,
-        latency_s: float,
+        self, flight: Flight, reply: Reply, wire: WireReply, latency_s: float
     ) -> Answers:
         """Validate a reply and settle it with all that follows; a validator's bug loses nothing."""
+        pack, attempt_id = flight.pack, flight.attempt_id
         usage = reply.usage or Usage()
         cost = self._cost_nano(usage)
         if reply.provider_cost_usd is not None:
             cost = round(reply.provider_cost_usd * NANO)
-        self._gate.correct(ticket, usage.input_tokens, usage.output_tokens)
+        self._gate.correct(flight.ticket, usage.input_tokens, usage.output_tokens)
         self._output_per_item += 0.1 * (usage.output_tokens / len(pack) - self._output_per_item)
         self._count_usage(pack, usage, cost, latency_s)
         settlement = partial(
@@ -784,6 +790,7 @@ class Engine:
             output_tokens=usage.output_tokens,
             thinking_tokens=usage.thinking_tokens,
             latency_s=latency_s,
+            request=flight.call.body,
             reply=wire.body,
         )
         try:
@@ -839,22 +846,15 @@ class Engine:
         return entries
 
     def _settle_error(
-        self,
-        attempt_id: str,
-        pack: list[Member],
-        ticket: Ticket,
-        error: ProviderError,
-        wire: WireReply | None,
-        worst: Usage,
-        latency_s: float,
+        self, flight: Flight, error: ProviderError, wire: WireReply | None, latency_s: float
     ) -> None:
         usage = error.usage or Usage()
         lost = error.maybe_billed and error.usage is None
-        cost = self._cost_nano(worst if lost else usage)
+        cost = self._cost_nano(flight.worst if lost else usage)
         self._post(
             SETTLE,
             Settlement(
-                attempt_id=attempt_id,
+                attempt_id=flight.attempt_id,
                 state=AttemptState.LOST if lost else AttemptState.SETTLED,
                 cost_nano=cost,
                 status=error.status,
@@ -866,14 +866,15 @@ class Engine:
                 output_tokens=usage.output_tokens,
                 thinking_tokens=usage.thinking_tokens,
                 latency_s=latency_s,
+                request=flight.call.body,
                 reply=None if wire is None else wire.body,
             ),
         )
-        self._gate.correct(ticket, usage.input_tokens, usage.output_tokens)
+        self._gate.correct(flight.ticket, usage.input_tokens, usage.output_tokens)
         if lost:
             self._tally.lost_nano += cost
         else:
-            self._count_usage(pack, usage, cost, latency_s)
+            self._count_usage(flight.pack, usage, cost, latency_s)
 
     async def _derive_what_was_paid(self) -> None:
         """Turn paid replies of dead runs into results.
@@ -885,9 +886,10 @@ class Engine:
             codec = PROVIDERS[attempt.provider].codec
             try:
                 reply = codec.read(WireReply(attempt.status, {}, attempt.reply))
-            except ProviderError:
+                answers = read_answers(self._step, len(attempt.members), reply)
+            except Exception:
+                # It stays underived, for a run after the codec's or validator's bug is mended.
                 continue
-            answers = read_answers(self._step, len(attempt.members), reply)
             if answers.valid:
                 self._post(
                     STORE_LATE,

@@ -12,6 +12,8 @@ from typing import Any
 
 from batch_pipeline.engine.job import FailedRow, Tally
 from batch_pipeline.ledger.batches import Chunk, Item, ItemOutcome
+from batch_pipeline.limits.limiter import Ticket
+from batch_pipeline.providers.base import Usage, WireCall
 
 
 @dataclass(slots=True)
@@ -77,3 +79,14 @@ class Trip:
 def chunks_of(pack: Iterable[Member]) -> list[ChunkState]:
     """The chunks of the rows that pay for a pack."""
     return list({id(state): state for member in pack for state, _ in member.rows[:1]}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """One attempt on the wire; `worst` is the most it can use."""
+
+    attempt_id: str
+    pack: list[Member]
+    ticket: Ticket
+    call: WireCall
+    worst: Usage

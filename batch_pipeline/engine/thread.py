@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -19,6 +20,9 @@ from batch_pipeline.engine.engine import Engine
 from batch_pipeline.engine.job import Event, Job, Progress, RunDone
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.providers.transport import Transport
+
+
+_SWITCH_INTERVAL_S = 0.0005
 
 
 class EngineThread:
@@ -103,6 +107,9 @@ class EngineThread:
         return done
 
     def _run(self) -> None:
+        # The loop and the ledger's writer hand the interpreter lock to each other at every system
+        # call; with the default of 5 ms each handover makes calls in flight wait that long.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         try:
             with asyncio.Runner(loop_factory=_new_loop) as runner:
                 runner.run(self._main())

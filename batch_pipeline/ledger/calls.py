@@ -388,12 +388,9 @@ class NewAttempt:
     worst_nano: int
     rate_wait_s: float
     timeout_s: float
-    request_body: bytes
 
 
-_ATTEMPT_FIELDS = [
-    name for name in NewAttempt.__slots__ if name not in ("timeout_s", "request_body")
-]
+_ATTEMPT_FIELDS = [name for name in NewAttempt.__slots__ if name != "timeout_s"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,7 +402,6 @@ class Admission:
 
 
 _INSERT_ATTEMPT = attempts.insert()
-_INSERT_REPLY = replies.insert()
 
 
 def _admit(
@@ -418,7 +414,6 @@ def _admit(
     states = _pause_states(connection, set(keys))
     answers = []
     rows = []
-    bodies = []
     for request, key in zip(requests, keys, strict=True):
         state = states[key]
         if state.paused_until > now:
@@ -430,11 +425,7 @@ def _admit(
         row["sent_at"] = now
         row["deadline_at"] = now + request.timeout_s
         rows.append(row)
-        bodies.append(
-            {"attempt_id": request.attempt_id, "request": pack_bytes(request.request_body)}
-        )
     execute_many(connection, _INSERT_ATTEMPT, rows)
-    execute_many(connection, _INSERT_REPLY, bodies)
     return answers
 
 
@@ -476,7 +467,8 @@ class Settlement:
         state: `settled`, or `lost` when the provider may have billed a call whose reply never came.
         cost_nano: nano-USD; for `lost` the worst case.
         derived: whether nothing (more) can be derived from the reply.
-        reply: the raw reply body, or None.
+        request: the raw request body, or None where nothing was sent.
+        reply: the raw reply body, or None where none came.
         results: answers derived from the reply, or None.
         finished: items that end with it.
     """
@@ -495,6 +487,7 @@ class Settlement:
     thinking_tokens: int = 0
     latency_s: float | None = None
     derived: bool = True
+    request: bytes | None = None
     reply: bytes | None = None
     results: StoreResults | None = None
     finished: Sequence[FinishItems] = ()
@@ -527,11 +520,14 @@ _SETTLE = (
         **{name: sa.bindparam(name) for name in _SETTLE_FIELDS},
     )
 )
-_STORE_REPLY = (
-    replies.update()
-    .where(replies.c.attempt_id == sa.bindparam("b_attempt"))
-    .values(reply=sa.bindparam("reply"))
-)
+
+
+@lru_cache
+def _insert_reply(dialect: str) -> Any:
+    # A late settlement brings the reply of an attempt that was given up; a reply never changes.
+    return upsert(
+        dialect, replies, ["attempt_id"], update=["reply"], where=replies.c.reply.is_(None)
+    )
 
 
 def _settle(
@@ -547,13 +543,19 @@ def _settle(
         row["b_state"] = request.state.value
         row["settled_at"] = now
         rows.append(row)
-        if request.reply is not None:
-            bodies.append({"b_attempt": request.attempt_id, "reply": pack_bytes(request.reply)})
+        if request.request is not None:
+            bodies.append(
+                {
+                    "attempt_id": request.attempt_id,
+                    "request": pack_bytes(request.request),
+                    "reply": None if request.reply is None else pack_bytes(request.reply),
+                }
+            )
         if request.results is not None:
             stored.append(request.results)
         finished.extend(request.finished)
     execute_many(connection, _SETTLE, rows)
-    execute_many(connection, _STORE_REPLY, bodies)
+    execute_many(connection, _insert_reply(connection.dialect.name), bodies)
     _write_results(connection, now, stored)
     held = iter(finish_items(connection, now, finished) if finished else [])
     return [[next(held) for _ in request.finished] for request in requests]

@@ -355,6 +355,7 @@ class Gate:
         self._ahead = 0 if rates.requests is None else int(rates.requests / 60.0 * _AHEAD_S)
         self._ahead = min(self._ahead, _MAX_AHEAD)
         self._turns: deque[tuple[float, _Cost]] = deque()
+        self._recent: _Cost = (1.0, 0.0, 0.0)
         # Host time minus ledger time, at its smallest seen: the clocks' difference plus the
         # quickest commit.
         self._offset_s = float("inf")
@@ -389,8 +390,10 @@ class Gate:
                 return Ticket(now, now - began, cost)
             go_at, cost = await self._turn(cost)
             # Wake a little early: the write-ahead of the attempt fits into the rest of the wait.
-            await self._clock.sleep(go_at - self._clock.now() - 0.01)
             now = self._clock.now()
+            if go_at - now > 0.01:
+                await self._clock.sleep(go_at - now - 0.01)
+                now = self._clock.now()
             ticket = Ticket(go_at, max(now, go_at) - began, cost)
             # A turn that falls into a pause is given up; one after it stays good.
             if self._pause.paused_until <= now and not self.missed(ticket):
@@ -430,26 +433,31 @@ class Gate:
 
     async def _turn(self, cost: _Cost) -> tuple[float, _Cost]:
         """A go-time, and the cost that was reserved for it."""
+        self._recent = cost
         while self._turns:
             turn = self._turns.popleft()
             if self._clock.now() <= turn[0] + self._late_s:
+                if len(self._turns) < self._ahead // 2:
+                    self._wake_reserver()
                 return turn
         waiter: asyncio.Future[tuple[float, _Cost]] = asyncio.get_running_loop().create_future()
         self._waiters.append((cost, waiter))
-        if self._reserver is None or self._reserver.done():
-            self._reserver = asyncio.create_task(self._reserve_for_waiters())
+        self._wake_reserver()
         return await waiter
 
+    def _wake_reserver(self) -> None:
+        if self._reserver is None or self._reserver.done():
+            self._reserver = asyncio.create_task(self._reserve_for_waiters())
+
     async def _reserve_for_waiters(self) -> None:
-        """Reserve for everyone who waits, one shared statement at a time."""
+        """Reserve for everyone who waits and some turns ahead, one shared statement at a time."""
         try:
-            while self._waiters:
+            while self._waiters or len(self._turns) < self._ahead // 2:
                 while self._waiters and self._waiters[0][1].done():
                     self._waiters.popleft()
-                costs = [cost for cost, _ in self._waiters]
+                costs = [cost for cost, _ in self._waiters] + [self._recent] * self._ahead
                 if not costs:
                     return
-                costs += costs[-1:] * self._ahead
                 answer = await self._writer.post(
                     RESERVE, Reserve(self.key, self._owner_id, self._per_second, costs)
                 )
@@ -462,7 +470,9 @@ class Gate:
                         self._turns.append(turn)
                     elif not waiter.done():
                         waiter.set_result(turn)
-                if answer.retry_s > 0 and self._waiters:
+                if not self._waiters:
+                    return
+                if answer.retry_s > 0:
                     await self._clock.sleep(answer.retry_s)
         except Exception as error:
             while self._waiters:

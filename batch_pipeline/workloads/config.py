@@ -38,7 +38,8 @@ class Knobs(BaseModel):
 
     route: str = Field(
         default="google/gemini-3.1-flash-lite",
-        description="Models to try, in order: `provider/model, provider/model`.",
+        description="The model to call: `provider/model`. Of several the first one is called; "
+        "falling back along the route is not built yet.",
     )
     workers: int = Field(default=4, ge=1, le=10_000, description="Requests in flight at once.")
     rate_limit: float | None = Field(

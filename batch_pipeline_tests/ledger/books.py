@@ -81,6 +81,5 @@ def new_attempt(attempt_id: str, owner_id: str, **fields: Any) -> NewAttempt:
         "worst_nano": 5_000,
         "rate_wait_s": 0.0,
         "timeout_s": 30.0,
-        "request_body": b'{"contents": []}',
     }
     return NewAttempt(**{**defaults, **fields})
