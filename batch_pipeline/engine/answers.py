@@ -108,8 +108,10 @@ def _ordinal(entry: Any, count: int) -> int | None:
         given = str(given)
     if not isinstance(given, str) or not given.isascii() or not given.isdigit():
         return None
-    ordinal = int(given)
-    return ordinal if ordinal < count and str(ordinal) == given else None
+    # The length first: Python refuses to read a number of thousands of digits.
+    if len(given) > len(str(count)) or str(int(given)) != given:
+        return None
+    return int(given) if int(given) < count else None
 
 
 def _useless(answers: Answers, count: int, failure: str) -> Answers:

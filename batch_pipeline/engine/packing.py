@@ -1,12 +1,14 @@
 """Packing: which rows share a request.
 
 Pure. What belongs here: the packer and how a failed pack is halved. What does not: asking
-(engine.py).
+(engine.py, recovery.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Generic, Protocol, TypeVar
 
 
@@ -54,17 +56,56 @@ class Packer(Generic[S]):
         return pack
 
 
-def first_split(pack: Sequence[S]) -> tuple[list[S], list[S]]:
-    """Two parts of a pack that failed as a whole, the first one slightly larger.
+def most_requests(size: int) -> int:
+    """The bound on the requests that find one bad row in a pack of `size` that failed."""
+    return 2 + math.ceil(math.log2(size))
 
-    With the larger part first, asking both parts and then halving the failing one finds a single
-    bad row of 20 within 2 + ceil(log2(20)) requests, the one for the rows set aside included.
+
+def first_split(pack: Sequence[S]) -> tuple[list[S], list[S], bool]:
+    """Two parts of a pack that failed as a whole.
+
+    Returns:
+        The parts, and whether the second one may be asked as a whole when the first is good. That
+        shows in one request that the pack was spoiled by chance, but not every size leaves room for
+        it within `most_requests`.
     """
-    cut = len(pack) - max(1, len(pack) * 9 // 20)
-    return list(pack[:cut]), list(pack[cut:])
+    cut, spare = _first_cut(len(pack))
+    return list(pack[:cut]), list(pack[cut:]), spare
 
 
 def halve(pack: Sequence[S]) -> tuple[list[S], list[S]]:
-    """Two halves, the first one not smaller."""
-    cut = -(-len(pack) // 2)
+    """Two halves, the first one not larger."""
+    cut = len(pack) // 2
     return list(pack[:cut]), list(pack[cut:])
+
+
+@cache
+def _first_cut(size: int) -> tuple[int, bool]:
+    allowed = most_requests(size)
+    roomy = [
+        cut
+        for cut in range(1, size)
+        if 1 + _worst(cut, failed=True, aside=True) <= allowed
+        and 2 + _worst(size - cut, failed=True, aside=False) <= allowed
+    ]
+    if roomy:
+        return min(roomy, key=lambda cut: abs(2 * cut - size)), True
+    return size // 2, False
+
+
+@cache
+def _worst(size: int, *, failed: bool, aside: bool) -> int:
+    """Requests that halving takes at most to find the bad one of `size` rows.
+
+    Args:
+        size: rows.
+        failed: whether they failed when asked together; else one of them is only suspected, and is
+            asked alone before it is given up.
+        aside: whether rows were set aside, which takes a request at the end.
+    """
+    if size == 1:
+        return (not failed) + aside
+    half = size // 2
+    return 1 + max(
+        _worst(half, failed=True, aside=True), _worst(size - half, failed=False, aside=aside)
+    )

@@ -6,11 +6,10 @@ a request, or outages and rate limits (engine.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
-from batch_pipeline.engine.packing import first_split, halve
+from batch_pipeline.engine.packing import first_split, halve, most_requests
 from batch_pipeline.engine.records import Asked, Member
 
 
@@ -92,13 +91,13 @@ class Recovery:
         """Find the members that spoil a pack; the good ones get their answers on the way.
 
         The pack failed as a whole, so it is never sent as it was again. Halving follows one failing
-        part and sets the other part aside, to be asked in one request at the end; at most 2 +
-        ceil(log2(n)) requests find one bad row.
+        part and sets the other part aside, to be asked in one request at the end; `most_requests`
+        bounds what one bad row takes.
 
         Returns:
             Packs still to be asked, each with the request whose answer it repairs.
         """
-        allowed = 2 + math.ceil(math.log2(len(pack)))
+        allowed = most_requests(len(pack))
         spent = 0
         later: list[tuple[list[Member], str | None]] = []
         aside: list[Member] = []
@@ -117,14 +116,16 @@ class Recovery:
                 later.append((left, asked.request_id))
             return False
 
-        first, second = first_split(pack)
+        first, second, spare = first_split(pack)
+        confirmed = True
         if await ask(first):
             suspects, aside = first, second
+        elif not spare:
+            suspects, confirmed = second, False
         elif await ask(second):
             suspects = second
         else:
             return later
-        confirmed = True
         while len(suspects) > 1 and not self._stopping():
             part, rest = halve(suspects)
             if await ask(part):

@@ -21,7 +21,6 @@ from batch_pipeline.engine.job import Event, Job, Progress, RunDone
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.providers.transport import Transport
 
-
 _SWITCH_INTERVAL_S = 0.0005
 
 

@@ -198,3 +198,43 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, bound_s: flo
         except httpx.TransportError:
             time.sleep(0.2)
     raise AssertionError(f"the webserver did not come up:\n{log.read_text()[-2_000:]}")
+
+
+_BACKFILL = """
+mutation($partitions: [String!]!) { launchPartitionBackfill(backfillParams: {
+  assetSelection: [{path: ["roadmaps", "llm_outputs"]}], partitionNames: $partitions }) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }
+"""
+
+
+def test_backfilling_the_failed_partitions_calls_only_for_their_failed_rows(
+    installation: Installation, simulator_process: Simulator, page: Any, screenshots: Path
+) -> None:
+    simulator_process.reset()  # the poison is gone: what is asked now is answered
+    failed = ["lessons.0003", "lessons.0006"]
+    reply = httpx.post(
+        f"{installation.url}/graphql",
+        json={"query": _BACKFILL, "variables": {"partitions": failed}},
+        timeout=60,
+    ).json()
+    assert reply["data"]["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess", reply
+    daemon = subprocess.Popen(
+        [str(BIN / "dagster-daemon"), "run", "-w", "workspace.yaml"],
+        env=installation.environment,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 180
+        while _statuses(installation.url)["materialized"] < 6:
+            assert time.monotonic() < deadline, "the backfill did not end"
+            time.sleep(1)
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
+    assert _statuses(installation.url) == {"materialized": 6, "failed": 0}
+    assert sum(entry["items"] for entry in simulator_process.journal()) == 2
+    page.goto(f"{installation.url}/assets/roadmaps/llm_outputs?view=partitions")
+    page.get_by_text("lessons.0003").first.wait_for(timeout=60_000)
+    page.screenshot(path=screenshots / "after_backfill.png")
