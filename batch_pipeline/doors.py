@@ -312,7 +312,9 @@ class _Door:
                 if event.is_step_failure:
                     data = event.step_failure_data
                     on_purpose = data.user_failure_data is not None
-                    failure = "" if data.error is None else data.error.message.strip()
+                    # Dagster wraps what an op raised; the cause is what the user can act on.
+                    cause = data.error and (data.error.cause or data.error)
+                    failure = cause.message.strip() if cause else ""
                 elif event.is_step_materialization:
                     found = event.step_materialization_data.materialization.metadata
                     metadata = {name: entry.value for name, entry in found.items()}

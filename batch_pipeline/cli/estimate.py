@@ -148,13 +148,13 @@ def _known_batch(
 ) -> Batch | None:
     """The batch that a run of this would take up, if it was ingested before."""
     from batch_pipeline.ledger.batches import find_batch
-    from batch_pipeline.workloads.runner import _content_id, require_batch
+    from batch_pipeline.workloads.runner import content_id, require_batch
 
     if source is None:
         if batch_id is None:
             raise UsageError("No table and no batch is named.", "Give --input or --batch.")
         return require_batch(ledger, batch_id)
-    name = batch_id or _content_id(config.domain, source, reading)
+    name = batch_id or content_id(config.domain, source, reading)
     with ledger.read() as connection:
         return find_batch(connection, ledger.realm, name)
 
@@ -169,7 +169,7 @@ def _rows(
 ) -> Iterable[PlannedRow]:
     from batch_pipeline.ledger.batches import stream_items
     from batch_pipeline.workloads.estimate import planned_from_batch, planned_from_table
-    from batch_pipeline.workloads.runner import _new_items
+    from batch_pipeline.workloads.runner import new_items
 
     if known is not None:
         return planned_from_batch(
@@ -179,7 +179,7 @@ def _rows(
         )
     assert source is not None
     domain = config.domain
-    return planned_from_table(_new_items(domain, domain.open_input(source, reading)))
+    return planned_from_table(new_items(domain, domain.open_input(source, reading)))
 
 
 def _lookup(ledger: Ledger, config: WorkloadConfig, label: str) -> Lookup:

@@ -6,6 +6,7 @@ What belongs here: options, questions, progress and the closing words. What does
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ _DEMO_RATE = 240.0
 # What a retry does not take over from the run before: they bounded or widened that run only.
 _ENDED_WELL = frozenset({"done", "exported"})
 _ONE_RUN_ONLY = frozenset(
-    {"workload", "realm", "limit", "include_blocked", "no_enrich", "chunk_size"}
+    {"workload", "realm", "left_out", "limit", "include_blocked", "no_enrich", "chunk_size"}
 )
 
 
@@ -194,13 +195,14 @@ def demo(json: opt.Json = False, verbose: opt.Verbose = False) -> int:
     code = _carry_out(voice, load_settings(), request)
     voice.out.print()
     voice.out.print("[bold]Next[/bold]")
-    voice.out.print("  Run it again, and every row comes from the cache: batch-pipeline demo")
+    program = "batch-pipeline" if shutil.which("batch-pipeline") else ".venv/bin/batch-pipeline"
+    voice.out.print(f"  Run it again, and every row comes from the cache: {program} demo")
     voice.out.print(
         "  See the assets and runs in the Dagster UI:        make dev, then http://127.0.0.1:3000"
     )
     voice.out.print(
         "  Try a table of your own, still simulated:         "
-        "batch-pipeline run roadmaps --input TABLE.csv --simulate"
+        f"{program} run roadmaps --input TABLE.csv --simulate"
     )
     return code
 

@@ -93,7 +93,7 @@ def try_rows(
     from batch_pipeline.cli.run import choose_source
     from batch_pipeline.settings import load_settings
     from batch_pipeline.workloads.config import load_workload_config
-    from batch_pipeline.workloads.runner import _new_items, resolve_endpoint, simulator_url
+    from batch_pipeline.workloads.runner import new_items, resolve_endpoint, simulator_url
 
     voice = Output(json, verbose)
     settings = load_settings()
@@ -109,7 +109,7 @@ def try_rows(
         for variant in configs.values():
             resolve_endpoint(variant.route, None)
     table = config.domain.open_input(source, opt.given(encoding=encoding, delimiter=delimiter))
-    items = list(islice(_new_items(config.domain, table), rows))
+    items = list(islice(new_items(config.domain, table), rows))
     if not items:
         raise UsageError(f"{source} has no rows.", "Check that it is the file you meant.")
     voice.realm_notice(realm)
@@ -160,7 +160,7 @@ def _ask(
 ) -> _Variant:
     import uuid
 
-    from batch_pipeline.ledger.batches import ingest, list_chunks
+    from batch_pipeline.ledger.batches import TRIAL, ingest, list_chunks
     from batch_pipeline.workloads.runner import open_ledger, plan_job
 
     mark = "\x1f".join([config.workload, config.prompt, config.route, *(i.item_id for i in items)])
@@ -176,7 +176,7 @@ def _ask(
             rows=items,
             options={},
             chunk_size=len(items),
-            launch="door",
+            launch=TRIAL,
             warnings=[],
         )
         with ledger.read() as connection:

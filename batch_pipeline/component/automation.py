@@ -29,7 +29,14 @@ from batch_pipeline.component.materialize import (
     TAG_WORKLOAD,
 )
 from batch_pipeline.component.resources import REALMS, InstallationResource, LedgerResource
-from batch_pipeline.ledger.batches import INPUT_ERROR, Batch, batch_of, chunk_key, list_batches
+from batch_pipeline.ledger.batches import (
+    INPUT_ERROR,
+    TRIAL,
+    Batch,
+    batch_of,
+    chunk_key,
+    list_batches,
+)
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome, items, runs
 from batch_pipeline.settings import Realm
@@ -361,8 +368,9 @@ def _nightly_schedule(jobs: WorkloadJobs, knobs: ScheduleKnobs) -> dg.ScheduleDe
         realm = installation.settings().realm()
         with ledger.open(realm) as opened:
             found = batches_with_work(opened, jobs.workload)
-        # A batch for export only has nothing to ask.
+        # A batch for export only has nothing to ask; the few rows of a `try` have no partitions.
         found = [b for b in found if not b.options.get(RUN_OPTIONS, {}).get("no_enrich")]
+        found = [b for b in found if b.launch != TRIAL]
         if not found:
             yield dg.SkipReason(f"Every row of {jobs.workload} has ended ({realm}).")
         night = context.scheduled_execution_time.isoformat()

@@ -567,7 +567,6 @@ def report_batch(
     # Here: charts and tables take a second to import, and the other two assets need neither.
     from batch_pipeline.reports.build import build_report
     from batch_pipeline.reports.files import write_reports
-    from batch_pipeline.reports.markdown import render_markdown
 
     tools = Tools.of(context)
     asked = context.op_execution_context.op_config
@@ -596,7 +595,9 @@ def report_batch(
         metadata={
             **report_metadata(report),
             "batch": dg.MetadataValue.text(batch_id),
-            "report": dg.MetadataValue.md(render_markdown(report)),
+            "report": dg.MetadataValue.md(
+                Path(written.markdown_path).read_text(encoding="utf-8")
+            ),
             "report_html": dg.MetadataValue.path(written.html_path),
             "report_json": dg.MetadataValue.path(written.json_path),
             "report_url": dg.MetadataValue.url(Path(written.html_path).resolve().as_uri()),

@@ -22,6 +22,9 @@ from batch_pipeline.ledger.writer import Operation
 MAX_CHUNKS = 200
 """Chunks per batch at most: Dagster emits about 100 partitions in 4 s (DESIGN 3)."""
 
+TRIAL = "trial"
+"""`launch` of a batch that `try` made: a few rows without Dagster partitions."""
+
 INPUT_ERROR = "input"
 """`error_kind` of a row that could not be read: retrying cannot help, a corrected file can."""
 
@@ -139,7 +142,7 @@ def ingest(
         rows: the rows, in order; consumed once.
         options: what later runs need to know of how the table was read.
         chunk_size: rows per chunk; raised so that a batch has at most MAX_CHUNKS chunks.
-        launch: `door` or `sensor`: who starts the LLM run.
+        launch: `door`, `sensor` or TRIAL: who starts the LLM run.
         warnings: read after the rows are consumed, so the reader may still be filling it.
 
     Returns:

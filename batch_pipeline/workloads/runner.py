@@ -20,6 +20,7 @@ from batch_pipeline.ledger.batches import Batch, NewItem, find_batch, ingest, st
 from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.limits.limiter import Rates
+from batch_pipeline.providers.base import LlmRequest
 from batch_pipeline.providers.registry import PROVIDERS, parse_route, resolve_access
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.sinks.files import write_deliverables
@@ -27,6 +28,7 @@ from batch_pipeline.sources.table import InputTable, canonical_hash
 from batch_pipeline.workloads.base import Workload
 from batch_pipeline.workloads.config import WorkloadConfig
 
+_SHOWN_DOUBLES = 20
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,119}")
 
 
@@ -73,7 +75,7 @@ def ingest_batch(
     workload = config.domain
     reading = dict(options or {})
     if batch_id is None:
-        batch_id = _content_id(workload, source, reading)
+        batch_id = content_id(workload, source, reading)
     check_batch_id(batch_id)
     table = workload.open_input(source, reading)
     return ingest(
@@ -83,7 +85,7 @@ def ingest_batch(
         table_name=table.name,
         source=table.source,
         columns=table.columns,
-        rows=_new_items(workload, table),
+        rows=new_items(workload, table),
         options=reading,
         chunk_size=config.chunk_size,
         launch=launch,
@@ -104,7 +106,8 @@ def check_batch_id(batch_id: str) -> None:
         )
 
 
-def _content_id(workload: Workload, source: str, reading: Mapping[str, Any]) -> str:
+def content_id(workload: Workload, source: str, reading: Mapping[str, Any]) -> str:
+    """The id that a table gets when none is given: its name and a hash of its content."""
     import hashlib
 
     table = workload.open_input(source, reading)
@@ -116,22 +119,35 @@ def _content_id(workload: Workload, source: str, reading: Mapping[str, Any]) -> 
     return f"{stem}-{digest.hexdigest()[:8]}"
 
 
-def _new_items(workload: Workload, table: InputTable) -> Iterator[NewItem]:
-    """Items of a table, each id once: a second row with the same id gets `~2` behind it."""
-    seen: dict[str, int] = {}
+def new_items(workload: Workload, table: InputTable) -> Iterator[NewItem]:
+    """Items of a table, each id once: a second row with the same id gets `~2` behind it.
+
+    Rows that are identical are named in the table's warnings (the first 20).
+    """
+    seen: dict[str, tuple[int, int]] = {}
+    doubles = 0
     for row in table.rows:
         column = workload.item_id_column
         given = str(row.values.get(column, "")).strip() if column else ""
         item_id = given or canonical_hash(row.values)[:16]
-        count = seen.get(item_id, 0) + 1
-        seen[item_id] = count
+        count, first = seen.get(item_id, (0, row.number))
+        seen[item_id] = (count + 1, first)
+        if count and not given and not row.problem:
+            doubles += 1
+            if doubles <= _SHOWN_DOUBLES:
+                table.warnings.append(
+                    f"{row.place} is identical to row {first}: both are kept, asked about once."
+                )
         yield NewItem(
-            item_id=item_id if count == 1 else f"{item_id}~{count}",
+            item_id=f"{item_id}~{count + 1}" if count else item_id,
             number=row.number,
             row=dict(row.values),
             problem=row.problem,
             skip="" if row.problem else workload.skip_reason(row.values),
         )
+    if doubles > _SHOWN_DOUBLES:
+        more = doubles - _SHOWN_DOUBLES
+        table.warnings.append(f"{more} more rows are identical to earlier ones.")
 
 
 def resolve_step(config: WorkloadConfig) -> Step:
@@ -188,14 +204,20 @@ def plan_job(
         limit=config.limit,
         include_blocked=config.include_blocked,
     )
+    step = resolve_step(config)
+    endpoint = resolve_endpoint(config.route, simulator)
     used = config.model_dump(mode="json", exclude={"folder", "schedule", "prompt_file"})
+    probe = LlmRequest(endpoint.model, system="", user="", temperature=step.temperature)
+    if left_out := endpoint.codec.left_out(probe):
+        # What the model does not take is not sent; the report notes it.
+        used["left_out"] = list(left_out)
     return Job(
         run_id=run_id,
         workload=config.workload,
         batch_id=batch_id,
         chunk_keys=list(chunk_keys),
-        step=resolve_step(config),
-        endpoint=resolve_endpoint(config.route, simulator),
+        step=step,
+        endpoint=endpoint,
         settings=settings,
         used={**used, "realm": realm},
     )

@@ -212,6 +212,7 @@ def test_whatever_a_reply_holds_each_row_ends_up_answered_or_with_a_problem(
     assert all(is_valid(STEP, output) for output in answers.valid.values())
 
 
+@settings(deadline=None)
 @given(st.text() | json_values.map(lambda value: orjson.dumps(value).decode()))
 def test_no_text_makes_reading_fail(text: str) -> None:
     assert set(read(text, 2).problems) == {0, 1} or read(text, 2).valid

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -89,6 +89,7 @@ def test_only_what_the_prompt_uses_of_a_row_counts() -> None:
     assert len({maker.key(step.content(row)) for row in rows}) == 1
 
 
+@settings(deadline=None)
 @given(contents, st.randoms())
 def test_the_order_of_the_columns_does_not_count(content: dict[str, Any], random: Any) -> None:
     pairs = list(content.items())
@@ -96,6 +97,7 @@ def test_the_order_of_the_columns_does_not_count(content: dict[str, Any], random
     assert KeyMaker(STEP).key(dict(pairs)) == KeyMaker(STEP).key(content)
 
 
+@settings(deadline=None)
 @given(contents, contents)
 def test_other_content_has_another_key(one: dict[str, Any], other: dict[str, Any]) -> None:
     maker = KeyMaker(STEP)
@@ -114,4 +116,4 @@ def _typed(value: Any) -> Any:
 
 def test_a_key_is_the_same_in_every_process_and_on_every_day() -> None:
     """Changing how keys are made pays every cached answer again: that must be a decision."""
-    assert KEY == "PINNED"
+    assert KEY == "dfeb76c54e4e583bfd31d94b2a061352e95a4968e63d8152e6a5abaa477c134b"

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.engine.packing import Packer, first_split, halve, most_requests
@@ -30,6 +30,7 @@ def pack(sizes: list[int], max_items: int, max_tokens: int) -> list[list[Sample]
     return packs
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1_000)), st.integers(1, 30), st.integers(1, 2_000))
 def test_every_row_is_in_one_pack_in_order_and_within_the_bounds(
     sizes: list[int], max_items: int, max_tokens: int
@@ -41,6 +42,7 @@ def test_every_row_is_in_one_pack_in_order_and_within_the_bounds(
         assert len(each) == 1 or sum(row.tokens for row in each) <= max_tokens
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1_000)), st.integers(1, 30), st.integers(1, 2_000))
 def test_a_pack_ends_only_where_the_next_row_does_not_fit(
     sizes: list[int], max_items: int, max_tokens: int
@@ -51,6 +53,7 @@ def test_a_pack_ends_only_where_the_next_row_does_not_fit(
         assert full or sum(row.tokens for row in each) + following[0].tokens > max_tokens
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1_000), min_size=1), st.data())
 def test_a_row_above_the_bound_goes_alone(sizes: list[int], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(sizes) - 1))
@@ -62,6 +65,7 @@ def test_rows_of_equal_size_fill_packs_of_twenty() -> None:
     assert [len(each) for each in pack([50] * 150, 20, 30_000)] == [20] * 7 + [10]
 
 
+@settings(deadline=None)
 @given(st.integers(2, 300))
 def test_both_ways_of_splitting_lose_nothing_and_leave_two_parts(size: int) -> None:
     rows = [Sample(number, 1) for number in range(size)]

@@ -114,14 +114,14 @@ def test_a_row_whose_answer_alone_is_wrong_is_asked_again_alone(size: int) -> No
 
 @settings(deadline=None)
 @given(st.integers(2, 20).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))))
-def test_each_of_several_bad_rows_costs_no_more_than_one_alone(
+def test_each_of_several_bad_rows_costs_the_bound_or_its_own_tries_at_most(
     case: tuple[int, set[int]],
 ) -> None:
     size, places = case
     bad = {str(place) for place in places}
     model = Model(whole_fails(bad))
     model.run(members(size))
-    assert len(model.asked) - 1 <= len(bad) * (2 + math.ceil(math.log2(size)))
+    assert len(model.asked) - 1 <= len(bad) * max(TRIES, 2 + math.ceil(math.log2(size)))
     assert model.how("given up") == bad
     assert model.how("answered") == {str(at) for at in range(size)} - bad
 
@@ -143,6 +143,10 @@ def test_whatever_comes_back_every_row_ends_exactly_once(size: int, data: st.Dat
     model.run(members(size))
     assert sorted(key for key, _ in model.ended) == sorted(map(str, range(size)))
     assert len(model.asked) <= 1 + size * (2 + TRIES + math.ceil(math.log2(size)))
+    for pack, (reason, parent) in zip(model.asked, model.parents, strict=True):
+        if reason != "first":
+            assert parent is not None, "a repair is linked to the request that it repairs"
+            assert set(pack) <= set(model.asked[int(parent.split()[1]) - 1])
 
 
 @pytest.mark.parametrize("requests", range(1, 8))

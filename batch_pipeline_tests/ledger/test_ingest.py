@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.clock import ManualClock
@@ -167,6 +167,7 @@ def test_items_come_back_as_they_were_given_over_page_ends(tmp_path: Path) -> No
         )
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,30}", fullmatch=True), st.integers(1, 200))
 def test_a_chunk_key_tells_its_batch(batch_id: str, position: int) -> None:
     assert batch_of(chunk_key(batch_id, position)) == batch_id

@@ -84,6 +84,8 @@ def test_the_fence_grows_with_each_lease(tmp_path: Path, clock: ManualClock) -> 
         one, other = started(ledger, "one", "other")
         assert lease(ledger, one).fence == 1
         assert lease(ledger, one).fence == 2, "leased anew by the same owner"
+        do(ledger, UNLEASE_CHUNK, Unlease("simulated", KEY, one.owner_id, 1))
+        assert lease(ledger, other).fence is None, "a late word about the first lease"
         do(ledger, UNLEASE_CHUNK, Unlease("simulated", KEY, one.owner_id, 2))
         assert lease(ledger, other).fence == 3
 

@@ -91,9 +91,12 @@ def compiled_nano(provider: str, model: str, usage: Usage, at: datetime) -> int:
 def test_any_attempt_costs_what_genai_prices_says(
     named: tuple[str, str], usage: Usage, at: datetime
 ) -> None:
-    assert compiled_nano(*named, usage, at) == pytest.approx(
-        published_nano(*named, usage, at), abs=1.0, rel=1e-12
-    )
+    try:
+        published = published_nano(*named, usage, at)
+    except LookupError:  # a family of fine-tuned models, which no model is called like
+        assert find_pricer(*named) is None
+        return
+    assert compiled_nano(*named, usage, at) == pytest.approx(published, abs=1.0, rel=1e-12)
 
 
 @settings(deadline=None, max_examples=200)
@@ -156,6 +159,7 @@ def test_a_model_without_a_price_is_said_to_have_none_and_is_not_free_by_guess(
         ModelPricer(provider, model)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400), st.text(max_size=40))
 def test_more_text_is_never_estimated_at_fewer_tokens(text: str, more: str) -> None:
     assert 1 <= estimate_tokens(text) <= estimate_tokens(text + more)
