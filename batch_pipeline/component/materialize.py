@@ -595,9 +595,7 @@ def report_batch(
         metadata={
             **report_metadata(report),
             "batch": dg.MetadataValue.text(batch_id),
-            "report": dg.MetadataValue.md(
-                Path(written.markdown_path).read_text(encoding="utf-8")
-            ),
+            "report": dg.MetadataValue.md(Path(written.markdown_path).read_text(encoding="utf-8")),
             "report_html": dg.MetadataValue.path(written.html_path),
             "report_json": dg.MetadataValue.path(written.json_path),
             "report_url": dg.MetadataValue.url(Path(written.html_path).resolve().as_uri()),

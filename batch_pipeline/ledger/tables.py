@@ -177,8 +177,8 @@ replies = sa.Table(
     "replies",
     metadata,
     sa.Column("attempt_id", sa.String(60), primary_key=True),
-    sa.Column("request", sa.LargeBinary, nullable=False),  # zlib of the body as sent
-    sa.Column("reply", sa.LargeBinary),  # zlib of the body as received
+    sa.Column("request", sa.LargeBinary, nullable=False),  # the body as sent (pack_bytes)
+    sa.Column("reply", sa.LargeBinary),  # the body as received
 )
 
 results = sa.Table(

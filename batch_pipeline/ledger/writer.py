@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 _MAX_GROUP = 2_000
 
+_PATIENCE_S = 0.01
+_MAX_HELD = 500
+
 
 @dataclass(frozen=True)
 class Operation(Generic[T]):
@@ -33,11 +37,16 @@ class Operation(Generic[T]):
         order: operations of lower order run first within one transaction.
         apply: writes all `parameters` of the group through `connection` at time `now` and returns
             one result for each.
+        patient: nobody waits for it, so it may be held for 10 ms to make groups larger.
+        overtakes: a call waits for it, and it depends on nothing that patient operations write, so
+            it does not wait for them. Every other operation sees all that was queued before it.
     """
 
     name: str
     order: int
     apply: Callable[[sa.Connection, float, Sequence[Any]], Sequence[T]]
+    patient: bool = False
+    overtakes: bool = False
 
 
 @dataclass(slots=True)
@@ -93,23 +102,39 @@ class Writer:
 
     def _run(self) -> None:
         with self._engine.connect() as connection:
+            held: list[_Job] = []
+            due = 0.0
             closing = False
             while not closing:
-                job = self._queue.get()
-                group: list[_Job] = []
-                while True:
-                    if job is None:
-                        closing = True
-                        break
-                    group.append(job)
-                    if len(group) >= _MAX_GROUP:
-                        break
-                    try:
-                        job = self._queue.get_nowait()
-                    except queue.Empty:
-                        break
+                taken, closing = self._take(max(0.0, due - time.monotonic()) if held else None)
+                group = [job for job in taken if not job.operation.patient]
+                if len(group) < len(taken):
+                    if not held:
+                        due = time.monotonic() + _PATIENCE_S
+                    held += [job for job in taken if job.operation.patient]
+                if (
+                    closing
+                    or len(held) >= _MAX_HELD
+                    or time.monotonic() >= due
+                    or not all(job.operation.overtakes for job in group)
+                ):
+                    group, held = held + group, []
                 if group:
                     self._commit(connection, group)
+
+    def _take(self, timeout_s: float | None) -> tuple[list[_Job], bool]:
+        """Everything that is queued, after waiting for the first; and whether the writer closes."""
+        taken: list[_Job] = []
+        try:
+            job = self._queue.get(timeout=timeout_s)
+            while job is not None:
+                taken.append(job)
+                if len(taken) >= _MAX_GROUP:
+                    return taken, False
+                job = self._queue.get_nowait()
+        except queue.Empty:
+            return taken, False
+        return taken, True
 
     def _commit(self, connection: sa.Connection, group: list[_Job]) -> None:
         try:

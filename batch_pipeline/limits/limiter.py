@@ -205,7 +205,7 @@ def _reserve(connection: sa.Connection, now: float, requests: Sequence[Reserve])
     return answers
 
 
-RESERVE: Operation[Reserved] = Operation("reserve", 6, _reserve)
+RESERVE: Operation[Reserved] = Operation("reserve", 6, _reserve, overtakes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +292,7 @@ def _correct(connection: sa.Connection, now: float, requests: Sequence[Correct])
     return [None] * len(requests)
 
 
-CORRECT: Operation[None] = Operation("correct limits", 21, _correct)
+CORRECT: Operation[None] = Operation("correct limits", 21, _correct, patient=True)
 
 
 def _tolerated_lateness_s(rates: Rates) -> float:
