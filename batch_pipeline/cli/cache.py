@@ -1,6 +1,6 @@
 """`cache stats` and `cache clear`: what is stored and need not be paid again.
 
-What belongs here: the two commands. What does not: SQL (queries.py), looking answers up (engine).
+What belongs here: the two commands. What does not: SQL (ledger/overview.py), the cache (engine).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def stats(
     simulate: opt.Simulate = None, json: opt.Json = False, verbose: opt.Verbose = False
 ) -> int:
     """Count stored answers by realm, workload and model, with the latest and the size."""
-    from batch_pipeline.cli.queries import REALMS, cache_lines
+    from batch_pipeline.ledger.overview import REALMS, cache_lines
     from batch_pipeline.ledger.store import Ledger
     from batch_pipeline.settings import load_settings
 
@@ -103,7 +103,7 @@ def clear(
 
     Rows that stand on a removed answer are pending again: their next run asks, and pays, again.
     """
-    from batch_pipeline.cli import queries
+    from batch_pipeline.ledger import overview
     from batch_pipeline.ledger.store import Ledger
     from batch_pipeline.settings import load_settings
     from batch_pipeline.workloads.base import load_workload
@@ -117,7 +117,7 @@ def clear(
         with ledger.read() as connection:
             now = ledger.now(connection)
             before = None if older_than is None else now - older_than * _DAY_S
-            plan = queries.plan_clearance(connection, realm, workload, before)
+            plan = overview.plan_clearance(connection, realm, workload, before)
         cost = usd(usd_of(plan.cost_nano))
         what = f"{plan.entries:,} stored answers of the {realm} realm"
         cleared = False
@@ -129,7 +129,7 @@ def clear(
             yes=yes,
         ):
             with ledger.write() as connection:
-                queries.clear(connection, now, realm, workload, before)
+                overview.clear(connection, now, realm, workload, before)
             cleared = True
             voice.note(f"Removed {what}, which had cost {cost}.")
         else:

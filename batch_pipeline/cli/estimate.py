@@ -101,7 +101,7 @@ def estimate_request(
     import time
     from functools import partial
 
-    from batch_pipeline.cli.queries import call_history
+    from batch_pipeline.ledger.overview import call_history
     from batch_pipeline.limits.limiter import Rates
     from batch_pipeline.pricing.prices import find_pricer
     from batch_pipeline.providers.registry import parse_route
@@ -183,8 +183,8 @@ def _rows(
 
 
 def _lookup(ledger: Ledger, config: WorkloadConfig, label: str) -> Lookup:
-    from batch_pipeline.cli.queries import answered_models, asked_item_ids
     from batch_pipeline.ledger.calls import find_results
+    from batch_pipeline.ledger.overview import answered_models, asked_item_ids
     from batch_pipeline.workloads.estimate import Lookup
 
     def cached(keys: Sequence[str]) -> Collection[str]:

@@ -1,6 +1,6 @@
 """`status` and `failed`: where batches stand, from the ledger alone.
 
-What belongs here: reading and showing. What does not: SQL (queries.py), starting anything.
+What belongs here: reading and showing. What does not: SQL (ledger/overview.py), starting anything.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batch_pipeline.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from batch_pipeline.cli.queries import BatchLine, LastRun
+    from batch_pipeline.ledger.overview import BatchLine, LastRun
     from batch_pipeline.ledger.tables import Outcome
 
 TRIAL_PREFIX = "try-"
@@ -52,7 +52,7 @@ def failed(
     verbose: opt.Verbose = False,
 ) -> int:
     """List a batch's failed and blocked rows: which, why, and what to do."""
-    from batch_pipeline.cli.queries import bad_rows, find_realm
+    from batch_pipeline.ledger.overview import bad_rows, find_realm
     from batch_pipeline.reports.advice import next_step
     from batch_pipeline.settings import load_settings
 
@@ -103,7 +103,7 @@ def failed(
 
 
 def _every(voice: Output, simulate: bool | None, all_: bool) -> int:
-    from batch_pipeline.cli.queries import REALMS, list_lines
+    from batch_pipeline.ledger.overview import REALMS, list_lines
     from batch_pipeline.ledger.store import Ledger
     from batch_pipeline.settings import load_settings
 
@@ -138,8 +138,8 @@ def _every(voice: Output, simulate: bool | None, all_: bool) -> int:
 
 
 def _one(voice: Output, batch: str, simulate: bool | None) -> int:
-    from batch_pipeline.cli.queries import batch_costs, chunk_outcomes, find_realm, last_runs
     from batch_pipeline.ledger.batches import list_chunks
+    from batch_pipeline.ledger.overview import batch_costs, chunk_outcomes, find_realm, last_runs
     from batch_pipeline.ledger.tables import Outcome
     from batch_pipeline.settings import load_settings
 

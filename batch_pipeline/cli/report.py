@@ -19,7 +19,7 @@ def report(
     verbose: opt.Verbose = False,
 ) -> int:
     """Print a batch's summary and write its report files (JSON, HTML, Markdown)."""
-    from batch_pipeline.cli.queries import find_realm
+    from batch_pipeline.ledger.overview import find_realm
     from batch_pipeline.reports.build import build_report
     from batch_pipeline.reports.console import print_summary
     from batch_pipeline.reports.files import write_reports

@@ -134,8 +134,8 @@ def retry(
 
     The settings are those of its last run, unless given here.
     """
-    from batch_pipeline.cli.queries import find_realm, last_runs
     from batch_pipeline.doors import RunRequest
+    from batch_pipeline.ledger.overview import find_realm, last_runs
     from batch_pipeline.settings import load_settings
     from batch_pipeline.workloads.config import Knobs, load_workload_config
 

@@ -1,6 +1,6 @@
 """`show`: everything the ledger has on one row, the exact request and reply included.
 
-What belongs here: naming the row and laying it out. What does not: SQL (queries.py). Stored
+What belongs here: naming the row and laying it out. What does not: SQL (ledger/overview.py). Stored
 requests hold bodies only, so no key can be among them.
 """
 
@@ -16,8 +16,8 @@ from batch_pipeline.cli.output import OK, Output, duration, grid, iso, moment, u
 from batch_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from batch_pipeline.cli.queries import AttemptLine
     from batch_pipeline.ledger.batches import Item
+    from batch_pipeline.ledger.overview import AttemptLine
     from batch_pipeline.ledger.store import Ledger
     from batch_pipeline.settings import Settings
 
@@ -34,8 +34,8 @@ def show(
 
     Prints the bodies of the attempt that decided the row; with --verbose those of all its attempts.
     """
-    from batch_pipeline.cli.queries import attempts_of
     from batch_pipeline.ledger.calls import find_results
+    from batch_pipeline.ledger.overview import attempts_of
     from batch_pipeline.settings import load_settings
 
     voice = Output(json, verbose)
@@ -70,8 +70,8 @@ def show(
 
 def _find(settings: Settings, name: str, simulate: bool | None) -> tuple[Ledger, str, Item]:
     """Ledger, batch id and item that `name` means; the caller closes the ledger."""
-    from batch_pipeline.cli.queries import REALMS, find_realm, item_by_number
     from batch_pipeline.ledger.batches import find_items
+    from batch_pipeline.ledger.overview import REALMS, find_realm, item_by_number
     from batch_pipeline.ledger.store import Ledger
 
     batch_id, colon, number = name.rpartition(":")

@@ -224,9 +224,9 @@ def _run(voice: Output, settings: Settings, realm: Realm, job: Job) -> RunDone:
 
 
 def _answers(ledger: Any, batch_id: str) -> list[_Answer]:
-    from batch_pipeline.cli.queries import attempts_of
     from batch_pipeline.ledger.batches import read_items
     from batch_pipeline.ledger.calls import find_results
+    from batch_pipeline.ledger.overview import attempts_of
 
     answers = []
     with ledger.read() as connection:

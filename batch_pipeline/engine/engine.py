@@ -99,6 +99,10 @@ _MAX_FAILED_SHOWN = 20
 _MAX_OPEN_COMMITS = 2_000
 
 
+class LeaseLostError(BatchPipelineError):
+    """This run's own lease ran out: another run may ask the same questions, so this one stops."""
+
+
 class ChunkHeldError(BatchPipelineError):
     """Another run holds a chunk, and did not let go of it within the bound."""
 
@@ -308,7 +312,12 @@ class Engine:
     async def _beat(self) -> None:
         while True:
             await self._clock.sleep(OWNER_LEASE_S / 4)
-            await self._writer.post(HEARTBEAT, self._owner)
+            if not await self._writer.post(HEARTBEAT, self._owner):
+                raise LeaseLostError(
+                    f"This run stood still for more than {OWNER_LEASE_S:.0f} s (a suspended "
+                    "machine?), and its leases may have gone to another run.",
+                    "Run again: what is finished is kept.",
+                )
             await self._writer.post(BURY_DEAD, this_host())
 
     def _heart_stopped(self, heart: asyncio.Task[None]) -> None:

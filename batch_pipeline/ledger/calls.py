@@ -67,8 +67,16 @@ class Owner:
         return cls(uuid.uuid4().hex[:20], this_host(), os.getpid(), run_id)
 
 
-def _beat(connection: sa.Connection, now: float, requests: Sequence[Owner]) -> list[None]:
+def _beat(connection: sa.Connection, now: float, requests: Sequence[Owner]) -> list[bool]:
+    answers = []
     for owner in requests:
+        expires_at = connection.execute(
+            sa.select(owners.c.lease_expires_at).where(owners.c.owner_id == owner.owner_id)
+        ).scalar()
+        held = expires_at is None or expires_at > now
+        answers.append(held)
+        if not held:
+            continue
         connection.execute(
             upsert(connection.dialect.name, owners, ["owner_id"], update=["lease_expires_at"]),
             {
@@ -80,11 +88,11 @@ def _beat(connection: sa.Connection, now: float, requests: Sequence[Owner]) -> l
                 "lease_expires_at": now + OWNER_LEASE_S,
             },
         )
-    return [None] * len(requests)
+    return answers
 
 
-HEARTBEAT: Operation[None] = Operation("heartbeat", 0, _beat)
-"""Register an owner, or renew its lease."""
+HEARTBEAT: Operation[bool] = Operation("heartbeat", 0, _beat)
+"""Register an owner, or renew its lease; False when the lease has run out and is not renewed."""
 
 
 def _retire(connection: sa.Connection, now: float, requests: Sequence[str]) -> list[None]:

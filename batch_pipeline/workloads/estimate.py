@@ -17,6 +17,7 @@ from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.packing import Packer
 from batch_pipeline.engine.step import Step
 from batch_pipeline.ledger.batches import INPUT_ERROR, Item, NewItem
+from batch_pipeline.ledger.overview import History
 from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.limits.limiter import Rates
 from batch_pipeline.pricing.tokens import estimate_tokens
@@ -72,23 +73,6 @@ class Lookup:
     cached: Callable[[Sequence[str]], Collection[str]]
     answered_otherwise: Callable[[Sequence[str]], Collection[str]]
     asked_before: Callable[[Sequence[str]], Collection[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What earlier calls of this step by this model say.
-
-    Attributes:
-        calls: how many there were.
-        input_ratio: billed input tokens / tokens estimated from the text.
-        output_per_item: output tokens for each item asked about.
-        latency_s: mean seconds of a call.
-    """
-
-    calls: int
-    input_ratio: float
-    output_per_item: float
-    latency_s: float
 
 
 @dataclass(frozen=True, slots=True)

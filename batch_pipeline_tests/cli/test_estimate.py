@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.step import Step
+from batch_pipeline.ledger.overview import History
 from batch_pipeline.limits.limiter import Rates
 from batch_pipeline.providers.base import Usage
 from batch_pipeline.workloads.estimate import (
     Estimate,
-    History,
     Lookup,
     Miss,
     Pace,

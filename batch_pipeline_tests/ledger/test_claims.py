@@ -24,7 +24,7 @@ from batch_pipeline.ledger.calls import (
     StoreResults,
     this_host,
 )
-from batch_pipeline.ledger.tables import claims, metadata
+from batch_pipeline.ledger.tables import claims, metadata, owners
 from batch_pipeline.ledger.writer import Operation
 from batch_pipeline_tests.ledger.books import MODEL
 
@@ -71,6 +71,9 @@ class Claims(RuleBasedStateMachine):
             # It stood still for longer than its lease; by the time it goes on, it holds nothing.
             self.held = {key: holder for key, holder in self.held.items() if holder != owner}
             self.apply(RETIRE, owner)
+            assert self.apply(HEARTBEAT, Owner(owner, this_host(), os.getpid(), "late")) is False
+            # It ends; a new run comes in its place, under a name that is used again here.
+            self.connection.execute(owners.delete().where(owners.c.owner_id == owner))
         self.apply(HEARTBEAT, Owner(owner, this_host(), os.getpid(), f"run of {owner}"))
         self.alive_until[owner] = self.now + OWNER_LEASE_S
 

@@ -143,8 +143,9 @@ def test_a_run_that_lost_its_chunk_writes_nothing_about_its_rows(
         ingest_rows(ledger, "nov", rows(3))
         one, other = started(ledger, "one", "other")
         old = lease(ledger, one).fence
-        pass_time(clock, OWNER_LEASE_S + 1.0)
-        do(ledger, HEARTBEAT, other)
+        for _ in range(2):
+            pass_time(clock, OWNER_LEASE_S * 0.6)
+            assert do(ledger, HEARTBEAT, other)
         new = lease(ledger, other).fence
         assert (old, new) == (1, 2)
         assert do(ledger, FINISH_ITEMS, finish(1, Outcome.FAILED)) is False
@@ -204,3 +205,17 @@ def test_a_chunk_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def pass_time(clock: ManualClock, seconds: float) -> None:
     """Move time on where no event loop runs."""
     asyncio.run(clock.advance(seconds))
+
+
+def test_an_owner_whose_lease_has_run_out_is_told_and_gets_it_back_from_nobody(
+    tmp_path: Path,
+) -> None:
+    clock = ManualClock()
+    owner = Owner.here("a run")
+    with open_ledger(tmp_path, clock=clock) as ledger:
+        assert do(ledger, HEARTBEAT, owner) is True
+        asyncio.run(clock.advance(OWNER_LEASE_S - 1))
+        assert do(ledger, HEARTBEAT, owner) is True, "in time"
+        asyncio.run(clock.advance(OWNER_LEASE_S + 1))
+        assert do(ledger, HEARTBEAT, owner) is False
+        assert do(ledger, HEARTBEAT, owner) is False, "and stays so"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -30,9 +30,6 @@ from batch_pipeline.ledger.tables import (
     runs,
 )
 from batch_pipeline.settings import Realm, Settings
-
-if TYPE_CHECKING:
-    from batch_pipeline.workloads.estimate import History
 
 REALMS: tuple[Realm, ...] = ("live", "simulated")
 
@@ -473,6 +470,23 @@ def asked_item_ids(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """What earlier calls of this step by this model say.
+
+    Attributes:
+        calls: how many there were.
+        input_ratio: billed input tokens / tokens estimated from the text.
+        output_per_item: output tokens for each item asked about.
+        latency_s: mean seconds of a call.
+    """
+
+    calls: int
+    input_ratio: float
+    output_per_item: float
+    latency_s: float
+
+
 def call_history(
     connection: sa.Connection, realm: Realm, workload: str, step: str, model: str
 ) -> History | None:
@@ -497,9 +511,6 @@ def call_history(
     ).one()
     if not row[0] or not row[2] or not row[4]:
         return None
-    # Here, because the engine behind it takes longer to import than a read may.
-    from batch_pipeline.workloads.estimate import History
-
     return History(
         calls=int(row[0]),
         input_ratio=float(row[1]) / float(row[2]),
