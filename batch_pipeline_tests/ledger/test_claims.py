@@ -67,7 +67,7 @@ class Claims(RuleBasedStateMachine):
 
     @rule(owner=owners_)
     def beat(self, owner: str) -> None:
-        if owner in self.alive_until and not self.alive(owner):
+        if self.alive_until.get(owner) and not self.alive(owner):
             # It stood still for longer than its lease; by the time it goes on, it holds nothing.
             self.held = {key: holder for key, holder in self.held.items() if holder != owner}
             self.apply(RETIRE, owner)
