@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks import limiter
 from benchmarks.load import CONCURRENCY, LATENCY_MS, Measured, in_child, simulator
 
-REQUESTS = 6_000
+REQUESTS = 15_000
 ROUNDS = 3
 LIMITED_ROUNDS = 2
 

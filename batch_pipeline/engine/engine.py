@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -161,6 +160,7 @@ class Engine:
         self._asked_rows = 0
         self._in_flight = 0
         self._attempt_count = 0
+        self._request_count = 0
         self._system_tokens = estimate_tokens(job.step.system_prompt)
         self._output_per_item = 0.6 * job.step.output_tokens_per_item
         self._interrupted = False
@@ -574,7 +574,8 @@ class Engine:
         """
         settings = self._job.settings
         call, worst = self._build(pack)
-        trip = Trip(uuid.uuid4().hex[:16], parent, reason)
+        self._request_count += 1
+        trip = Trip(f"{self._owner.owner_id}-r{self._request_count}", parent, reason)
         tries = 0
         refused_since: float | None = None
         pauses = 0
