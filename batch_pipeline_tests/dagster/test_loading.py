@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_the_location_has_one_name_everywhere() -> None:
     assert f'code_location_name = "{LOCATION_NAME}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_under_dagster_dev_a_batch_runs_and_a_terminate_settles_what_is_in_flight(
+def test_under_dagster_dev_terminates_settle_what_is_in_flight_and_runs_never_overlap(
     here: Installation,
 ) -> None:
     table = here.table(400)
@@ -94,16 +95,26 @@ def test_under_dagster_dev_a_batch_runs_and_a_terminate_settles_what_is_in_fligh
             "dagster/asset_partition_range_end": "night.0004",
         }
         config = {**KNOBS, "workers": 2, "pack": 5}
-        run = _launch(ui, "roadmaps_run", "llm_outputs", config, tags)
-        _wait(lambda: here.count_attempts(state="settled") > 2, 60)
-        ui(
-            "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }",
-            id=run,
-        )
-        _wait(lambda: _status(ui, run) in {"CANCELED", "FAILURE", "SUCCESS"}, 60)
+        # Three moments: with nothing back yet, after some answers, between two chunks.
+        ended = []
+        for state, moment in (("sent", 1), ("settled", 5), ("settled", 20)):
+            run = _launch(ui, "roadmaps_run", "llm_outputs", config, tags)
+            _wait(partial(_reached, here, state, moment), 60)
+            ui("mutation ($id: String!) { terminateRun(runId: $id) { __typename } }", id=run)
+            # The next run starts at once, while this one still drains.
+            ended.append(run)
+        here.simulator.configure()
+        last = _launch(ui, "roadmaps_run", "llm_outputs", config, tags)
+        _wait(lambda: _status(ui, last) in {"CANCELED", "FAILURE", "SUCCESS"}, 120)
 
-        assert _status(ui, run) == "CANCELED"
-        assert here.count_attempts() == here.count_attempts(state="settled") < 60
+        assert [_status(ui, run) for run in ended] == ["CANCELED"] * 3
+        assert _status(ui, last) == "SUCCESS"
+        assert here.count_attempts() == here.count_attempts(state="settled") == 80
+        assert here.count_attempts() == here.simulator.summary()["attempts"]
+
+
+def _reached(here: Installation, state: str, attempts: int) -> bool:
+    return here.count_attempts(state=state) >= attempts
 
 
 Query = Callable[..., dict[str, Any]]
