@@ -51,7 +51,7 @@ def upgrade() -> None:
         sa.Column("thinking_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("cost_nano", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("latency_s", sa.Float(), nullable=True),
-        sa.Column("derived", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("derived", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.PrimaryKeyConstraint("attempt_id"),
     )
     op.create_index("attempts_by_batch", "attempts", ["realm", "batch_id", "sent_at"], unique=False)
@@ -109,7 +109,7 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("row", sa.Text(), nullable=False),
         sa.Column("outcome", sa.String(length=16), nullable=False),
-        sa.Column("cached", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("cached", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("cache_key", sa.String(length=64), nullable=True),
         sa.Column("model", sa.String(length=200), nullable=True),
         sa.Column("attempt_id", sa.String(length=60), nullable=True),
