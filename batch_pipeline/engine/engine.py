@@ -96,6 +96,7 @@ _PARKED_POLL_S = 0.25
 _HELD_POLL_S = 0.5
 _MAX_FAILED_SHOWN = 20
 _MAX_OPEN_COMMITS = 2_000
+_REFUSED_ALONE = 3
 
 
 class LeaseLostError(BatchPipelineError):
@@ -163,6 +164,8 @@ class Engine:
         self._request_count = 0
         self._system_tokens = estimate_tokens(job.step.system_prompt)
         self._output_per_item = 0.6 * job.step.output_tokens_per_item
+        self._answered = False
+        self._refused_alone = 0
         self._interrupted = False
         self._fatal = ""
         self._broken: BaseException | None = None
@@ -623,6 +626,10 @@ class Engine:
             member.refused = error.kind is ErrorKind.REFUSED
         if len(pack) == 1 and error.kind is ErrorKind.ITEM_PERMANENT:
             self._finish_failed(pack[0], error.kind.value)
+            self._refused_alone += 1
+            if not self._answered and self._refused_alone >= _REFUSED_ALONE:
+                # Nothing was ever answered and row after row is refused: the request is at fault.
+                self._stop_for_good(_fatal_message(self._endpoint.label, error))
             return Asked(pack, ended=True)
         return Asked(pack, failure=error.message, request_id=request_id)
 
@@ -780,6 +787,7 @@ class Engine:
     ) -> Answers:
         """Validate a reply and settle it with all that follows; a validator's bug loses nothing."""
         pack, attempt_id = flight.pack, flight.attempt_id
+        self._answered = True
         usage = reply.usage or Usage()
         cost = self._cost_nano(usage)
         if reply.provider_cost_usd is not None:

@@ -31,7 +31,6 @@ class Outcome(StrEnum):
 class AttemptState(StrEnum):
     """Where an attempt stands; `refunded` was written ahead and provably never sent."""
 
-    RESERVED = "reserved"
     SENT = "sent"
     SETTLED = "settled"
     LOST = "lost"

@@ -164,6 +164,19 @@ def test_an_error_that_every_row_would_meet_stops_the_run_at_once(
     assert len(simulator.journal()) <= 2
 
 
+def test_a_request_that_the_provider_refuses_whatever_the_row_stops_the_run_after_a_few_rows(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.configure(faults=[{"kind": "status", "status": 400, "share": 1.0}])
+    bench = Bench(tmp_path, simulator, workers=2)
+    batch = bench.ingest(write_rows(tmp_path / "refused.csv", topics(400)))
+    ran = bench.run(batch)
+    assert ran.done.status == "stopped"
+    assert ran.outcomes["failed"] <= 4
+    assert ran.outcomes["pending"] >= 396
+    assert len(simulator.journal()) <= 60
+
+
 def test_a_429_pauses_everyone_and_uses_up_no_try(simulator: Simulator, tmp_path: Path) -> None:
     simulator.configure(
         faults=[{"kind": "status", "status": 429, "count": 12, "retry_after_s": 0.2}]
