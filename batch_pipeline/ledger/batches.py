@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import orjson
@@ -110,6 +111,52 @@ def batch_of(key: str) -> str:
 
 
 _INSERT_ITEM = items.insert()
+_SPOOL_BYTES = 32 * 1024 * 1024
+
+
+def _spool_items(rows: Iterable[NewItem], spool: SpooledTemporaryFile[bytes]) -> tuple[int, str]:
+    """Write rows to a spool, a JSON list in each line; gives their number and content hash."""
+    digest = hashlib.sha256()
+    count = 0
+    for item in rows:
+        count += 1
+        row = orjson.dumps(item.row, option=orjson.OPT_NON_STR_KEYS).decode()
+        digest.update(f"{item.item_id}\x1f{row}\x1f{item.problem}\x1e".encode())
+        spool.write(orjson.dumps([item.item_id, item.number, row, item.problem, item.skip]))
+        spool.write(b"\n")
+    return count, digest.hexdigest()
+
+
+def _insert_items(
+    connection: sa.Connection, realm: str, batch_id: str, now: float, lines: Iterable[bytes]
+) -> None:
+    """Insert spooled rows, a thousand at a time."""
+    buffer: list[dict[str, Any]] = []
+    for ordinal, line in enumerate(lines):
+        item_id, number, row, problem, skip = orjson.loads(line)
+        outcome, kind, error = Outcome.PENDING, None, None
+        if problem:
+            outcome, kind, error = Outcome.FAILED, INPUT_ERROR, problem
+        elif skip:
+            outcome, kind, error = Outcome.SKIPPED, "skipped", skip
+        buffer.append(
+            {
+                "realm": realm,
+                "batch_id": batch_id,
+                "ordinal": ordinal,
+                "item_id": item_id,
+                "number": number,
+                "row": row,
+                "outcome": outcome.value,
+                "error_kind": kind,
+                "error": error,
+                "settled_at": None if outcome is Outcome.PENDING else now,
+            }
+        )
+        if len(buffer) >= 1_000:
+            execute_many(connection, _INSERT_ITEM, buffer)
+            buffer = []
+    execute_many(connection, _INSERT_ITEM, buffer)
 
 
 def ingest(
@@ -151,95 +198,68 @@ def ingest(
     Raises:
         UsageError: the id exists with other content, or the table has no rows.
     """
-    digest = hashlib.sha256()
     realm = ledger.realm
     now = ledger.clock.now()
-    count = 0
-    with ledger.write() as connection:
-        existing = find_batch(connection, realm, batch_id)
-        buffer: list[dict[str, Any]] = []
-        for ordinal, item in enumerate(rows):
-            row = orjson.dumps(item.row, option=orjson.OPT_NON_STR_KEYS).decode()
-            digest.update(f"{item.item_id}\x1f{row}\x1f{item.problem}\x1e".encode())
-            count += 1
-            if existing is not None:
-                continue
-            outcome, kind, error = Outcome.PENDING, None, None
-            if item.problem:
-                outcome, kind, error = Outcome.FAILED, INPUT_ERROR, item.problem
-            elif item.skip:
-                outcome, kind, error = Outcome.SKIPPED, "skipped", item.skip
-            buffer.append(
-                {
-                    "realm": realm,
-                    "batch_id": batch_id,
-                    "ordinal": ordinal,
-                    "item_id": item.item_id,
-                    "number": item.number,
-                    "row": row,
-                    "outcome": outcome.value,
-                    "error_kind": kind,
-                    "error": error,
-                    "settled_at": None if outcome is Outcome.PENDING else now,
-                }
-            )
-            if len(buffer) >= 1_000:
-                execute_many(connection, _INSERT_ITEM, buffer)
-                buffer = []
-        if buffer:
-            execute_many(connection, _INSERT_ITEM, buffer)
+    # The source may be slow: it is read to its end before the write lock is taken, because other
+    # runs' heartbeats wait for that lock.
+    with SpooledTemporaryFile(_SPOOL_BYTES) as spool:
+        count, content_hash = _spool_items(rows, spool)
         if count == 0:
             raise UsageError(f"{source} has no rows.", "Check that it is the file you meant.")
-        content_hash = digest.hexdigest()
-        if existing is not None:
-            if existing.content_hash == content_hash and existing.workload == workload:
-                return existing, False
-            raise UsageError(
-                f"Batch {batch_id!r} exists with other content: it was read from {existing.source} "
-                f"({existing.row_count:,} rows), this is {source} ({count:,} rows).",
-                "Choose another --batch name, or leave it out to get one made from the content.",
-            )
-        size = max(chunk_size, -(-count // MAX_CHUNKS))
-        chunk_count = -(-count // size)
-        connection.execute(
-            batches.insert(),
-            {
-                "realm": realm,
-                "batch_id": batch_id,
-                "workload": workload,
-                "table_name": table_name,
-                "source": source,
-                "content_hash": content_hash,
-                "row_count": count,
-                "chunk_size": size,
-                "chunk_count": chunk_count,
-                "columns": orjson.dumps(list(columns)).decode(),
-                "options": orjson.dumps(dict(options)).decode(),
-                "warnings": orjson.dumps(warnings).decode(),
-                "launch": launch,
-                "generation": 0,
-                "fresh_after": 0.0,
-                "created_at": now,
-            },
-        )
-        connection.execute(
-            chunks.insert(),
-            [
+        spool.seek(0)
+        with ledger.write() as connection:
+            existing = find_batch(connection, realm, batch_id)
+            if existing is not None:
+                if existing.content_hash == content_hash and existing.workload == workload:
+                    return existing, False
+                raise UsageError(
+                    f"Batch {batch_id!r} exists with other content: it was read from "
+                    f"{existing.source} ({existing.row_count:,} rows), this is {source} "
+                    f"({count:,} rows).",
+                    "Choose another --batch name, or leave it out: then one is made from the content.",
+                )
+            _insert_items(connection, realm, batch_id, now, spool)
+            size = max(chunk_size, -(-count // MAX_CHUNKS))
+            chunk_count = -(-count // size)
+            connection.execute(
+                batches.insert(),
                 {
                     "realm": realm,
-                    "chunk_key": chunk_key(batch_id, position + 1),
                     "batch_id": batch_id,
-                    "position": position,
-                    "first_ordinal": position * size,
-                    "row_count": min(size, count - position * size),
-                    "fence": 0,
-                }
-                for position in range(chunk_count)
-            ],
-        )
-        batch = find_batch(connection, realm, batch_id)
-        assert batch is not None
-        return batch, True
+                    "workload": workload,
+                    "table_name": table_name,
+                    "source": source,
+                    "content_hash": content_hash,
+                    "row_count": count,
+                    "chunk_size": size,
+                    "chunk_count": chunk_count,
+                    "columns": orjson.dumps(list(columns)).decode(),
+                    "options": orjson.dumps(dict(options)).decode(),
+                    "warnings": orjson.dumps(warnings).decode(),
+                    "launch": launch,
+                    "generation": 0,
+                    "fresh_after": 0.0,
+                    "created_at": now,
+                },
+            )
+            connection.execute(
+                chunks.insert(),
+                [
+                    {
+                        "realm": realm,
+                        "chunk_key": chunk_key(batch_id, position + 1),
+                        "batch_id": batch_id,
+                        "position": position,
+                        "first_ordinal": position * size,
+                        "row_count": min(size, count - position * size),
+                        "fence": 0,
+                    }
+                    for position in range(chunk_count)
+                ],
+            )
+            batch = find_batch(connection, realm, batch_id)
+            assert batch is not None
+            return batch, True
 
 
 def find_batch(connection: sa.Connection, realm: str, batch_id: str) -> Batch | None:
