@@ -216,7 +216,7 @@ def ingest(
                     f"Batch {batch_id!r} exists with other content: it was read from "
                     f"{existing.source} ({existing.row_count:,} rows), this is {source} "
                     f"({count:,} rows).",
-                    "Choose another --batch name, or leave it out: then one is made from the content.",
+                    "Choose another --batch name, or leave it out: one is made from the content.",
                 )
             _insert_items(connection, realm, batch_id, now, spool)
             size = max(chunk_size, -(-count // MAX_CHUNKS))
