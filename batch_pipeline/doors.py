@@ -1,15 +1,15 @@
 """How the CLI and the API run a batch: as Dagster runs in their own process, on the UI's instance.
 
 What belongs here: the three runs of a batch (ingest, LLM, report) one after the other, and what
-came of them. What does
-not: options, console, HTTP. Dagster is imported when a batch runs, so that reading doors start
-quickly.
+came of them. What does not: options, console, HTTP. Dagster is imported when a batch runs, so that
+reading doors start quickly.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from batch_pipeline.engine.job import Progress
 from batch_pipeline.errors import BatchPipelineError, UsageError
 from batch_pipeline.home import ensure_home
 from batch_pipeline.ledger.batches import Batch, chunk_key, count_outcomes
+from batch_pipeline.ledger.calls import process_lives, this_host
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import runs
 from batch_pipeline.settings import Realm, Settings, load_settings
@@ -36,6 +37,9 @@ from batch_pipeline.workloads.runner import (
 if TYPE_CHECKING:
     import dagster as dg
     from dagster._core.remote_origin import RemoteJobOrigin
+
+OWN_PROCESS = "own process"
+"""Value of the tag that marks runs of this door."""
 
 STAGES = ("home", "load", "ingest", "llm", "report")
 """What `on_stage` is called with, in order."""
@@ -160,8 +164,29 @@ def run_batch(
         open_ledger(settings, realm) as ledger,
         _instance(home) as instance,
     ):
+        _end_runs_of_dead_processes(instance)
         door = _Door(request, realm, ledger, instance, _Listener(on_progress))
         return door.run(config, stage)
+
+
+def _end_runs_of_dead_processes(instance: dg.DagsterInstance) -> None:
+    """Fail runs whose process was killed: Dagster has no worker of its own to ask about them."""
+    from dagster import DagsterRunStatus, RunsFilter
+
+    from batch_pipeline.component.materialize import TAG_DOOR, TAG_PROCESS
+
+    open_runs = RunsFilter(
+        statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING],
+        tags={TAG_DOOR: OWN_PROCESS},
+    )
+    for run in instance.get_runs(open_runs):
+        host, _, pid = run.tags.get(TAG_PROCESS, "").rpartition(":")
+        if host == this_host() and pid.isdigit() and not process_lives(int(pid)):
+            instance.report_run_failed(
+                run,
+                "The process that carried this run is gone. What it finished is kept; "
+                "run the batch again to go on.",
+            )
 
 
 def _check_first(config: WorkloadConfig, settings: Settings, realm: Realm) -> None:
@@ -292,7 +317,7 @@ class _Door:
         from dagster._core.errors import DagsterExecutionInterruptedError
         from dagster._core.execution.api import execute_run_iterator
 
-        from batch_pipeline.component.materialize import TAG_DOOR, TAG_WORKLOAD
+        from batch_pipeline.component.materialize import TAG_DOOR, TAG_PROCESS, TAG_WORKLOAD
 
         workload = self._request.workload
         definition = self._defs.resolve_job_def(f"{workload}_{job}")
@@ -302,7 +327,13 @@ class _Door:
                 "ops": {f"{workload}__{asset}": {"config": dict(config)}},
                 "loggers": {"console": {"config": {"log_level": self._console_level}}},
             },
-            tags={**definition.run_tags, TAG_WORKLOAD: workload, TAG_DOOR: "own process", **tags},
+            tags={
+                **definition.run_tags,
+                TAG_WORKLOAD: workload,
+                TAG_DOOR: OWN_PROCESS,
+                TAG_PROCESS: f"{this_host()}:{os.getpid()}",
+                **tags,
+            },
             remote_job_origin=_origin(definition.name),
         )
         metadata: dict[str, Any] = {}

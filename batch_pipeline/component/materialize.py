@@ -70,6 +70,7 @@ TAG_WORKLOAD = "batch_pipeline/workload"
 TAG_BATCH = "batch_pipeline/batch"
 TAG_REALM = "batch_pipeline/realm"
 TAG_DOOR = "batch_pipeline/door"
+TAG_PROCESS = "batch_pipeline/process"
 """Set on runs whose starter makes the report itself."""
 
 TAKEN_FOLDER = ".taken"

@@ -118,11 +118,16 @@ def _bury(connection: sa.Connection, now: float, requests: Sequence[str]) -> lis
                 owners.c.host == host, owners.c.lease_expires_at > now
             )
         ).all()
-        dead = [owner_id for owner_id, pid in live if not _alive(pid)]
+        dead = [owner_id for owner_id, pid in live if not process_lives(pid)]
         _retire(connection, now, dead)
         live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
         connection.execute(claims.delete().where(claims.c.owner_id.not_in(live_owners)))
         connection.execute(limit_rates.delete().where(limit_rates.c.owner_id.not_in(live_owners)))
+        connection.execute(
+            runs.update()
+            .where(runs.c.status == "running", runs.c.owner_id.not_in(live_owners))
+            .values(status="crashed", ended_at=now, message="The process that ran it is gone.")
+        )
         lost = connection.execute(
             attempts.update()
             .where(
@@ -143,7 +148,8 @@ Parameter: `this_host()`.
 """
 
 
-def _alive(pid: int) -> bool:
+def process_lives(pid: int) -> bool:
+    """Whether a process of this host exists; its pid means something only within one boot."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

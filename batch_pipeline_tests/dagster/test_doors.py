@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -288,3 +292,28 @@ def test_an_interrupt_while_dagster_stores_an_event_stops_the_engine_too(
 
     assert here.count_attempts() == here.count_attempts(state="settled") < 30
     assert not [t for t in threading.enumerate() if t.name.startswith("engine ")]
+
+
+def test_after_a_kill_the_next_run_ends_the_dead_one_and_finishes_the_batch(
+    here: Installation, instance: dg.DagsterInstance
+) -> None:
+    table = here.table(60)
+    here.simulator.configure(latency={"base_s": 1.0, "per_output_token_s": 0, "jitter_s": 0})
+    program = str(Path(sys.executable).parent / "batch-pipeline")
+    options = ["--input", str(table), "--pack", "5", "--workers", "2", "--rate-limit", "60000"]
+    killed = subprocess.Popen([program, "run", "roadmaps", *options], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while here.count_attempts(state="settled") < 1:
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    here.simulator.configure()
+    result = here.run(table, knobs={"pack": 5})
+    assert (result.status, result.outcomes["succeeded"]) == ("done", 60)
+    statuses = [run.status.value for run in instance.get_runs()]
+    assert statuses.count("FAILURE") == 1, "the killed run is ended, not left as started"
+    assert "STARTED" not in statuses
+    settled, in_flight = here.count_attempts(state="settled"), here.count_attempts(state="sent")
+    assert settled == 12 and 1 <= in_flight <= 2
+    assert here.simulator.summary()["attempts"] <= settled + in_flight

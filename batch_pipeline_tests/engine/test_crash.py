@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.engine.job import RunDone
 from batch_pipeline.ledger.batches import Batch
-from batch_pipeline.ledger.tables import AttemptState, attempts, items, results
+from batch_pipeline.ledger.tables import AttemptState, attempts, items, results, runs
 from batch_pipeline_tests.engine.test_faults import topics
 from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.engine_process import outcome, start
@@ -63,6 +63,9 @@ def test_after_ten_kills_every_row_is_done_once_and_only_calls_in_flight_were_pa
     ran = outcome(start(bench, batch.batch_id, "last"))
     assert ran["outcomes"] == {"succeeded": 1000}
 
+    with bench.open() as ledger, ledger.read() as connection:
+        ended = Counter(connection.execute(sa.select(runs.c.status)).scalars())
+    assert ended == {"crashed": 10, "done": 1}
     known = states(bench)
     in_flight = known[AttemptState.SENT.value] + known[AttemptState.LOST.value]
     assert in_flight, "no kill met a call in flight: the test proves nothing"
