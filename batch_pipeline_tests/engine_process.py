@@ -18,7 +18,7 @@ from batch_pipeline_tests.simulated import Bench, Simulator, finish
 
 def start(bench: Bench, batch_id: str, run_id: str, **settings: Any) -> subprocess.Popen[str]:
     """Start a run of `batch_id` with the bench's folder, simulator and knobs."""
-    knobs = {"workers": bench.config.workers, "rate_limit": bench.config.rate_limit}
+    knobs = bench.config.model_dump(include={"workers", "rate_limit", "pack"})
     return subprocess.Popen(
         [
             sys.executable,

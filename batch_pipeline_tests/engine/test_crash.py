@@ -51,7 +51,7 @@ def test_after_ten_kills_every_row_is_done_once_and_only_calls_in_flight_were_pa
 ) -> None:
     rng = random.Random(9)
     simulator.configure(latency=SLOW)
-    bench = Bench(tmp_path, simulator, workers=6)
+    bench = Bench(tmp_path, simulator, workers=6, pack=10)
     batch = bench.ingest(reference_data / "roadmaps" / "rows_1000.csv")
     for kill in range(10):
         process = start(bench, batch.batch_id, f"killed {kill}")
