@@ -13,6 +13,7 @@ for jitter on the way.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -301,6 +302,8 @@ def _tolerated_lateness_s(rates: Rates) -> float:
     Where requests may follow each other within a few milliseconds, buckets are deep and an event
     loop is never that punctual: a quarter of a second is tolerated.
     """
+    if rates.unlimited:
+        return math.inf
     if rates.requests is None or rates.requests >= _DEEP_BUCKET_PER_MIN:
         return 0.25
     return max(0.02, 30.0 / rates.requests)

@@ -272,6 +272,18 @@ def test_a_process_that_is_always_late_sends_late_instead_of_never(tmp_path: Pat
     asyncio.run(main())
 
 
+def test_without_a_limit_no_turn_is_ever_missed(tmp_path: Path) -> None:
+    clock = StallingClock()
+
+    async def main() -> None:
+        with offices(tmp_path, clock, Rates()) as [office]:
+            ticket = await office.gate.acquire(1, 1)
+            clock.stall(60.0)
+            assert not office.gate.missed(ticket), "there is no slot that others could have taken"
+
+    asyncio.run(main())
+
+
 def test_two_processes_share_one_rate(tmp_path: Path) -> None:
     clock = ManualClock()
 
