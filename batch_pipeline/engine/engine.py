@@ -77,6 +77,7 @@ from batch_pipeline.ledger.calls import (
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import NANO, AttemptState, Outcome
 from batch_pipeline.ledger.writer import Operation
+from batch_pipeline.limits.days import day_of
 from batch_pipeline.limits.limiter import Gate, Ticket
 from batch_pipeline.pricing.prices import find_pricer
 from batch_pipeline.pricing.tokens import estimate_tokens
@@ -774,6 +775,8 @@ class Engine:
             estimated_input_tokens=worst.input_tokens,
             worst_nano=self._cost_nano(worst),
             rate_wait_s=ticket.waited_s,
+            workload_day=day_of("", self._clock.now()),
+            provider_day=day_of(endpoint.provider, self._clock.now()),
             timeout_s=self._step.timeout_s,
         )
 

@@ -60,6 +60,8 @@ class Batch:
     launched_run_id: str | None
     generation: int
     fresh_after: float
+    budget_nano: int | None
+    estimate: dict[str, Any]
     created_at: float
 
 
@@ -282,9 +284,28 @@ def list_batches(
 
 def _batch(row: sa.RowMapping) -> Batch:
     values = {name: row[name] for name in Batch.__slots__}
-    for name in ("columns", "options", "warnings"):
+    for name in ("columns", "options", "warnings", "estimate"):
         values[name] = orjson.loads(values[name])
     return Batch(**values)
+
+
+def set_budget(ledger: Ledger, batch_id: str, budget_nano: int) -> None:
+    """Bound what a batch may cost in all its runs, from now on."""
+    _set_on_batch(ledger, batch_id, {"budget_nano": budget_nano})
+
+
+def set_estimate(ledger: Ledger, batch_id: str, estimate: Mapping[str, Any]) -> None:
+    """Keep what a batch was estimated to take, for its report."""
+    _set_on_batch(ledger, batch_id, {"estimate": orjson.dumps(dict(estimate)).decode()})
+
+
+def _set_on_batch(ledger: Ledger, batch_id: str, values: dict[str, Any]) -> None:
+    with ledger.write() as connection:
+        connection.execute(
+            batches.update()
+            .where(batches.c.realm == ledger.realm, batches.c.batch_id == batch_id)
+            .values(values)
+        )
 
 
 def list_chunks(connection: sa.Connection, realm: str, batch_id: str) -> list[Chunk]:

@@ -23,11 +23,22 @@ import orjson
 import sqlalchemy as sa
 
 from batch_pipeline.ledger.batches import FinishItems, finish_items
+from batch_pipeline.ledger.spend import (
+    Account,
+    Balance,
+    Budget,
+    Changes,
+    Short,
+    accounts_of,
+    find_short,
+    lock_balances,
+)
 from batch_pipeline.ledger.store import execute_many, upsert
 from batch_pipeline.ledger.tables import (
     AttemptState,
     attempts,
     claims,
+    gates,
     limit_rates,
     owners,
     pauses,
@@ -99,6 +110,7 @@ def _retire(connection: sa.Connection, now: float, requests: Sequence[str]) -> l
     for owner_id in requests:
         connection.execute(claims.delete().where(claims.c.owner_id == owner_id))
         connection.execute(limit_rates.delete().where(limit_rates.c.owner_id == owner_id))
+        connection.execute(gates.delete().where(gates.c.owner_id == owner_id))
         connection.execute(
             owners.update().where(owners.c.owner_id == owner_id).values(lease_expires_at=now)
         )
@@ -123,22 +135,72 @@ def _bury(connection: sa.Connection, now: float, requests: Sequence[str]) -> lis
         live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
         connection.execute(claims.delete().where(claims.c.owner_id.not_in(live_owners)))
         connection.execute(limit_rates.delete().where(limit_rates.c.owner_id.not_in(live_owners)))
+        connection.execute(gates.delete().where(gates.c.owner_id.not_in(live_owners)))
         connection.execute(
             runs.update()
             .where(runs.c.status == "running", runs.c.owner_id.not_in(live_owners))
             .values(status="crashed", ended_at=now, message="The process that ran it is gone.")
         )
-        lost = connection.execute(
-            attempts.update()
+        answers.append(_lose(connection, now, live_owners))
+    return answers
+
+
+def _lose(connection: sa.Connection, now: float, live_owners: Any) -> int:
+    """Mark attempts lost whose owner is gone and whose reply can no longer come."""
+    gone = connection.execute(
+        _for_update(
+            connection,
+            sa.select(*_MONEY_COLUMNS)
             .where(
                 attempts.c.state == AttemptState.SENT.value,
                 attempts.c.owner_id.not_in(live_owners),
                 attempts.c.deadline_at + REAP_GRACE_S < now,
             )
-            .values(state=AttemptState.LOST.value, cost_nano=attempts.c.worst_nano)
+            .order_by(attempts.c.attempt_id),
         )
-        answers.append(int(lost.rowcount))
-    return answers
+    ).all()
+    changes = Changes()
+    for row in gone:
+        changes.change_state(
+            _accounts(row), AttemptState.SENT, row.worst_nano, AttemptState.LOST, row.worst_nano
+        )
+    execute_many(connection, _LOSE, [{"b_attempt": row.attempt_id} for row in gone])
+    changes.write(connection)
+    return len(gone)
+
+
+_MONEY_COLUMNS = (
+    attempts.c.attempt_id,
+    attempts.c.state,
+    attempts.c.worst_nano,
+    attempts.c.cost_nano,
+    attempts.c.realm,
+    attempts.c.batch_id,
+    attempts.c.workload,
+    attempts.c.workload_day,
+    attempts.c.provider,
+    attempts.c.provider_day,
+)
+_LOSE = (
+    attempts.update()
+    .where(
+        attempts.c.attempt_id == sa.bindparam("b_attempt"),
+        attempts.c.state == AttemptState.SENT.value,
+    )
+    .values(state=AttemptState.LOST.value, cost_nano=attempts.c.worst_nano)
+)
+
+
+def _accounts(row: Any) -> tuple[Account, Account, Account]:
+    """The accounts of an attempt, or of one about to be written."""
+    return accounts_of(
+        row.realm, row.batch_id, row.workload, row.workload_day, row.provider, row.provider_day
+    )
+
+
+def _for_update(connection: sa.Connection, statement: Any) -> Any:
+    # On SQLite the transaction holds the only write lock already.
+    return statement if connection.dialect.name == "sqlite" else statement.with_for_update()
 
 
 BURY_DEAD: Operation[int] = Operation("bury dead owners", 1, _bury)
@@ -383,7 +445,12 @@ PAUSE: Operation[PauseState] = Operation("pause", 5, _pause)
 
 @dataclass(frozen=True, slots=True)
 class NewAttempt:
-    """An attempt about to be sent; field names are columns of `attempts`."""
+    """An attempt about to be sent; field names are columns of `attempts`, but for two.
+
+    Attributes:
+        timeout_s: seconds until its deadline.
+        budgets: what it must fit into.
+    """
 
     attempt_id: str
     realm: str
@@ -404,18 +471,28 @@ class NewAttempt:
     estimated_input_tokens: int
     worst_nano: int
     rate_wait_s: float
+    workload_day: str
+    provider_day: str
     timeout_s: float
+    budgets: tuple[Budget, ...] = ()
 
 
-_ATTEMPT_FIELDS = [name for name in NewAttempt.__slots__ if name != "timeout_s"]
+_ATTEMPT_FIELDS = [name for name in NewAttempt.__slots__ if name not in ("timeout_s", "budgets")]
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whether an attempt may be sent now; if not, `pause` says until when nobody may."""
+    """Whether an attempt may be sent now.
+
+    Attributes:
+        admitted: it may, and is written as sent.
+        pause: until when nobody may.
+        short: the budget that it does not fit into.
+    """
 
     admitted: bool
     pause: PauseState
+    short: Short | None = None
 
 
 _INSERT_ATTEMPT = attempts.insert()
@@ -429,6 +506,9 @@ def _admit(
         for request in requests
     ]
     states = _pause_states(connection, set(keys))
+    budgeted = [budget.account for request in requests for budget in request.budgets]
+    balances = lock_balances(connection, budgeted) if budgeted else {}
+    changes = Changes()
     answers = []
     rows = []
     for request, key in zip(requests, keys, strict=True):
@@ -436,20 +516,33 @@ def _admit(
         if state.paused_until > now:
             answers.append(Admission(False, state))
             continue
+        worst = request.worst_nano
+        short = find_short(connection, now, request.budgets, balances, worst)
+        if short is not None:
+            answers.append(Admission(False, state, short))
+            continue
         answers.append(Admission(True, state))
+        accounts = _accounts(request)
+        changes.change_state(accounts, None, 0, AttemptState.SENT, worst)
+        for account in accounts:
+            if account in balances:
+                held = balances[account]
+                balances[account] = Balance(held.settled, held.lost, held.reserved + worst)
         row = {name: getattr(request, name) for name in _ATTEMPT_FIELDS}
         row["state"] = AttemptState.SENT.value
         row["sent_at"] = now
         row["deadline_at"] = now + request.timeout_s
         rows.append(row)
     execute_many(connection, _INSERT_ATTEMPT, rows)
+    changes.write(connection)
     return answers
 
 
 ADMIT: Operation[Admission] = Operation("admit", 10, _admit, overtakes=True)
 """Write an attempt ahead of its call.
 
-It counts as sent from here on: after a crash nobody can tell that it was not.
+It counts as sent from here on, and its worst case as reserved: after a crash nobody can tell that
+it was not.
 """
 
 
@@ -554,6 +647,7 @@ def _settle(
     bodies = []
     stored = []
     finished: list[FinishItems] = []
+    _settle_spend(connection, requests)
     for request in requests:
         row = {name: getattr(request, name) for name in _SETTLE_FIELDS}
         row["b_attempt"] = request.attempt_id
@@ -578,8 +672,89 @@ def _settle(
     return [[next(held) for _ in request.finished] for request in requests]
 
 
+def _settle_spend(connection: sa.Connection, requests: Sequence[Settlement]) -> None:
+    """Move each attempt's worst case to its real cost, once."""
+    changes = Changes()
+    counted: dict[str, tuple[Any, AttemptState, int]] = {}
+    for page in _pages(sorted({request.attempt_id for request in requests})):
+        statement = (
+            sa.select(*_MONEY_COLUMNS)
+            .where(attempts.c.attempt_id.in_(page))
+            .order_by(attempts.c.attempt_id)
+        )
+        for row in connection.execute(_for_update(connection, statement)):
+            state = AttemptState(row.state)
+            nano = row.worst_nano if state is AttemptState.SENT else row.cost_nano
+            counted[row.attempt_id] = (row, state, nano)
+    for request in requests:
+        known = counted.get(request.attempt_id)
+        if known is None or known[1] in (AttemptState.SETTLED, AttemptState.REFUNDED):
+            continue
+        row, state, nano = known
+        changes.change_state(_accounts(row), state, nano, request.state, request.cost_nano)
+        counted[request.attempt_id] = (row, request.state, request.cost_nano)
+    changes.write(connection)
+
+
 SETTLE: Operation[list[bool]] = Operation("settle", 20, _settle, patient=True)
 """Answers, for each of `finished`, whether this run still held the chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """What a lost attempt really cost, by the provider's records or by hand."""
+
+    attempt_id: str
+    cost_nano: int
+
+
+_RECONCILE = (
+    attempts.update()
+    .where(
+        attempts.c.attempt_id == sa.bindparam("b_attempt"),
+        attempts.c.state == AttemptState.LOST.value,
+    )
+    .values(
+        state=AttemptState.SETTLED.value,
+        cost_nano=sa.bindparam("b_cost"),
+        reconciled_at=sa.bindparam("b_now"),
+    )
+)
+
+
+def _reconcile(connection: sa.Connection, now: float, requests: Sequence[Reconcile]) -> list[bool]:
+    changes = Changes()
+    answers = []
+    for request in requests:
+        row = connection.execute(
+            _for_update(
+                connection,
+                sa.select(*_MONEY_COLUMNS).where(
+                    attempts.c.attempt_id == request.attempt_id,
+                    attempts.c.state == AttemptState.LOST.value,
+                ),
+            )
+        ).first()
+        answers.append(row is not None)
+        if row is None:
+            continue
+        changes.change_state(
+            _accounts(row),
+            AttemptState.LOST,
+            row.cost_nano,
+            AttemptState.SETTLED,
+            request.cost_nano,
+        )
+        connection.execute(
+            _RECONCILE,
+            {"b_attempt": request.attempt_id, "b_cost": request.cost_nano, "b_now": now},
+        )
+    changes.write(connection)
+    return answers
+
+
+RECONCILE: Operation[bool] = Operation("reconcile", 25, _reconcile)
+"""Replace a lost attempt's worst case by its real cost; False where it is not lost (any more)."""
 
 
 _DERIVED = (

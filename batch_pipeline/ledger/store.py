@@ -21,7 +21,7 @@ from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.ledger.writer import Writer
 from batch_pipeline.settings import Realm
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 
 _BUSY_TIMEOUT_MS = 60_000
 

@@ -63,6 +63,9 @@ batches = sa.Table(
     # rows it reset
     sa.Column("generation", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("fresh_after", sa.Float, nullable=False, server_default=sa.text("0")),
+    # the budget that was given for this batch: later runs keep to it, unless they are given another
+    sa.Column("budget_nano", sa.BigInteger),
+    sa.Column("estimate", sa.Text, nullable=False, server_default="{}"),  # JSON, made at ingest
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
@@ -166,10 +169,27 @@ attempts = sa.Table(
     sa.Column("thinking_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("cost_nano", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("latency_s", sa.Float),
+    # the days whose budgets this attempt counts against (YYYY-MM-DD)
+    sa.Column("workload_day", sa.String(10), nullable=False, server_default=sa.text("''")),
+    sa.Column("provider_day", sa.String(10), nullable=False, server_default=sa.text("''")),
+    sa.Column("reconciled_at", sa.Float),  # when a lost attempt got its real cost from outside
     # whether every item answer in the stored reply has reached `results`
     sa.Column("derived", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("attempts_by_batch", "realm", "batch_id", "sent_at"),
     sa.Index("attempts_by_state", "state", "owner_id"),
+)
+
+# sums over `attempts`, kept with every change of them: budgets are checked against these
+spend = sa.Table(
+    "spend",
+    metadata,
+    _realm(),
+    sa.Column("scope", sa.String(16), primary_key=True),  # batch | workload | provider
+    sa.Column("scope_id", sa.String(200), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),  # YYYY-MM-DD; empty for a batch
+    sa.Column("reserved_nano", sa.BigInteger, nullable=False),  # worst case of what is in flight
+    sa.Column("settled_nano", sa.BigInteger, nullable=False),
+    sa.Column("lost_nano", sa.BigInteger, nullable=False),  # worst case of replies that never came
 )
 
 replies = sa.Table(
@@ -219,6 +239,50 @@ limit_rates = sa.Table(
     sa.Column("dimension", sa.String(30), primary_key=True),
     sa.Column("owner_id", sa.String(40), primary_key=True),
     sa.Column("per_second", sa.Float, nullable=False),
+    # who says so: user | tier | header | learned
+    sa.Column("source", sa.String(16), nullable=False, server_default="user"),
+)
+
+# what an operator set by hand while runs go on; `*` stands for every model or key
+limit_overrides = sa.Table(
+    "limit_overrides",
+    metadata,
+    _realm(),
+    sa.Column("provider", sa.String(60), primary_key=True),
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("key_id", sa.String(60), primary_key=True),
+    sa.Column("dimension", sa.String(30), primary_key=True),
+    # per minute; per day for requests_per_day; a count for concurrent
+    sa.Column("amount", sa.Float, nullable=False),
+    sa.Column("set_at", sa.Float, nullable=False),
+)
+
+# requests of a day in the provider's reset zone
+day_counts = sa.Table(
+    "day_counts",
+    metadata,
+    _realm(),
+    sa.Column("provider", sa.String(60), primary_key=True),
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("key_id", sa.String(60), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),  # YYYY-MM-DD
+    sa.Column("requests", sa.Integer, nullable=False),
+)
+
+# one row for each run at a gate: its leased slots, and what it waits for
+gates = sa.Table(
+    "gates",
+    metadata,
+    _realm(),
+    sa.Column("provider", sa.String(60), primary_key=True),
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("key_id", sa.String(60), primary_key=True),
+    sa.Column("owner_id", sa.String(40), primary_key=True),
+    sa.Column("held", sa.Integer, nullable=False, server_default=sa.text("0")),  # leased slots
+    sa.Column("wanted", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("in_flight", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("waiting", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("updated_at", sa.Float, nullable=False),
 )
 
 pauses = sa.Table(

@@ -80,6 +80,8 @@ def new_attempt(attempt_id: str, owner_id: str, **fields: Any) -> NewAttempt:
         "estimated_input_tokens": 100,
         "worst_nano": 5_000,
         "rate_wait_s": 0.0,
+        "workload_day": "2026-11-21",
+        "provider_day": "2026-11-21",
         "timeout_s": 30.0,
     }
     return NewAttempt(**{**defaults, **fields})
