@@ -29,7 +29,7 @@ from batch_pipeline.workloads.config import WorkloadConfig, load_workload_config
 from batch_pipeline.workloads.runner import (
     open_ledger,
     require_batch,
-    resolve_endpoint,
+    resolve_route,
     resolve_step,
     simulator_url,
 )
@@ -194,7 +194,7 @@ def _check_first(config: WorkloadConfig, settings: Settings, realm: Realm) -> No
     if config.no_enrich:
         return
     resolve_step(config)
-    resolve_endpoint(config.route, simulator_url(settings, realm))
+    resolve_route(config, simulator_url(settings, realm))
 
 
 class _Door:

@@ -54,6 +54,11 @@ class Settings:
         return self.data / "inbox"
 
     @property
+    def logs(self) -> Path:
+        """Logs of runs, one pair of files for each day."""
+        return self.data / "logs"
+
+    @property
     def outputs(self) -> Path:
         """Deliverables and reports, at `<outputs>/<workload>/<batch>/`."""
         return self.data / "outputs"

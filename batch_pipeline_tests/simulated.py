@@ -5,6 +5,7 @@ What belongs here: helpers that tests of several rooms use. What does not: asser
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from batch_pipeline.engine.job import ChunkDone, Job, RunDone
 from batch_pipeline.engine.thread import EngineThread
 from batch_pipeline.ledger.batches import Batch, Item, list_chunks, stream_items
 from batch_pipeline.ledger.store import Ledger
-from batch_pipeline.settings import Settings
+from batch_pipeline.settings import LEDGER_VARIABLE, Settings
 from batch_pipeline.simulator.launch import ensure_simulator, stop_simulator
 from batch_pipeline.workloads.config import WorkloadConfig, load_workload_config
 from batch_pipeline.workloads.runner import ingest_batch, open_ledger, plan_job
@@ -93,7 +94,9 @@ class Ran:
 
 
 class Bench:
-    """One installation's ledger in a folder of the test, working against the simulator.
+    """One installation in a folder of the test, working against the simulator.
+
+    Its ledger is a file in the folder, or what the environment names (fixture `either_database`).
 
     Args:
         folder: the installation's data folder.
@@ -102,7 +105,8 @@ class Bench:
     """
 
     def __init__(self, folder: Path, simulator: Simulator, **knobs: Any) -> None:
-        self.settings = Settings(folder, f"sqlite:///{folder / 'ledger.db'}", True)
+        url = os.environ.get(LEDGER_VARIABLE) or f"sqlite:///{folder / 'ledger.db'}"
+        self.settings = Settings(folder, url, True)
         self.simulator = simulator
         config = load_workload_config("roadmaps")
         self.config: WorkloadConfig = config.model_copy(
@@ -141,6 +145,7 @@ class Bench:
             chunk_keys=chunks,
             realm="simulated",
             simulator=self.simulator.url,
+            columns=batch.columns,
         )
         quick = {"backoff_s": 0.02, "max_backoff_s": 0.2, **settings}
         return replace(job, settings=replace(job.settings, **quick))

@@ -25,7 +25,7 @@ from batch_pipeline.workloads.runner import (
     ingest_batch,
     open_ledger,
     plan_job,
-    resolve_endpoint,
+    resolve_route,
     resolve_step,
 )
 from benchmarks.load import CONCURRENCY, Measured, measure, report, rows
@@ -35,7 +35,7 @@ def bare(url: str, count: int, folder: Path) -> Measured:
     """The floor: the same bodies over aiohttp, the replies parsed and dropped."""
     config = load_workload_config("roadmaps").with_options({"pack": 1})
     step = resolve_step(config)
-    endpoint = resolve_endpoint(config.route, url)
+    endpoint = resolve_route(config, url)[0]
     bodies = []
     for row in rows(count):
         request = LlmRequest(

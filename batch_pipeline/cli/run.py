@@ -261,14 +261,14 @@ def _check_before(settings: Settings, config: WorkloadConfig, request: RunReques
         check_batch_id,
         open_ledger,
         require_batch,
-        resolve_endpoint,
+        resolve_route,
         resolve_step,
     )
 
     resolve_step(config)
     realm = settings.realm(request.simulate)
     if realm == "live" and not config.no_enrich:
-        resolve_endpoint(config.route, None)
+        resolve_route(config, None)
     if request.batch_id is not None:
         check_batch_id(request.batch_id)
     if request.source is not None:

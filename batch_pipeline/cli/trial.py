@@ -93,7 +93,7 @@ def try_rows(
     from batch_pipeline.cli.run import choose_source
     from batch_pipeline.settings import load_settings
     from batch_pipeline.workloads.config import load_workload_config
-    from batch_pipeline.workloads.runner import new_items, resolve_endpoint, simulator_url
+    from batch_pipeline.workloads.runner import new_items, resolve_route, simulator_url
 
     voice = Output(json, verbose)
     settings = load_settings()
@@ -107,7 +107,7 @@ def try_rows(
         configs["B"] = _variant(first, prompt_b, route_b)
     if realm == "live":
         for variant in configs.values():
-            resolve_endpoint(variant.route, None)
+            resolve_route(variant, None)
     table = config.domain.open_input(source, opt.given(encoding=encoding, delimiter=delimiter))
     items = list(islice(new_items(config.domain, table), rows))
     if not items:
@@ -188,6 +188,8 @@ def _ask(
             chunk_keys=keys,
             realm=realm,
             simulator=simulator,
+            columns=list(items[0].row),
+            log_folder=settings.logs,
         )
         voice.note(f"{name}: asking {config.route} about {len(items)} rows …")
         done = _run(voice, settings, realm, job)

@@ -39,7 +39,8 @@ def _optional_knobs(*left_out: str) -> dict[str, Any]:
     """Every knob as an optional config field: empty means what defs.yaml says."""
     return {
         name: (
-            cast(Any, field.annotation) | None,
+            # Dagster's config has no "number or word"; the knobs check it when they are read
+            Any if name == "workers" else cast(Any, field.annotation) | None,
             Field(default=None, description=field.description),
         )
         for name, field in Knobs.model_fields.items()

@@ -49,11 +49,12 @@ from batch_pipeline.ledger.batches import (
     list_batches,
     mark_launched,
     read_items,
+    set_budget,
     start_generation,
 )
 from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.store import Ledger
-from batch_pipeline.ledger.tables import Outcome
+from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.providers.wire import redact
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
@@ -307,7 +308,8 @@ def _run_batch(
     asked = context.op_execution_context.op_config
     realm = ledger.realm
     batch = require_batch(ledger, batch_id)
-    used = tools.limits.apply(config.with_options(knobs_of(asked)))
+    settings = tools.installation.settings()
+    used = tools.limits.apply(_keep_to_budget(ledger, batch, config, knobs_of(asked)))
     job = plan_job(
         used,
         # A run over several batches is one engine run for each.
@@ -316,6 +318,8 @@ def _run_batch(
         chunk_keys=keys,
         realm=realm,
         simulator=tools.installation.simulator(realm),
+        columns=batch.columns,
+        log_folder=settings.logs,
     )
     _tag_run(context, batch, realm)
     if asked["force"]:
@@ -324,9 +328,13 @@ def _run_batch(
     mark_launched(ledger, batch_id, context.run.run_id)
     context.log.info(
         f"{'SIMULATED: ' if realm == 'simulated' else ''}{len(keys)} chunks of batch {batch_id} "
-        f"with {job.endpoint.label}.\n{tools.limits.shared_limits(ledger, job.endpoint).markdown()}"
+        f"with {', '.join(endpoint.label for endpoint in job.route)}.\n"
+        + "\n".join(
+            f"{endpoint.label}:\n{tools.limits.shared_limits(ledger, endpoint).markdown()}"
+            for endpoint in job.route
+        )
     )
-    url = tools.installation.settings().ledger_url
+    url = settings.ledger_url
     for event in _engine_events(context, tools, realm, job):
         if isinstance(event, RunDone):
             _note_end(event, came)
@@ -348,6 +356,17 @@ def _run_batch(
             elif counts[Outcome.PENDING] and used.limit is None:
                 came.unfinished.append(chunk.chunk_key)
     came.checked.append(_check_batch(ledger, used, chunks))
+
+
+def _keep_to_budget(
+    ledger: Ledger, batch: Batch, config: WorkloadConfig, knobs: dict[str, Any]
+) -> WorkloadConfig:
+    """The run's options; a budget once given for a batch holds until another one is given."""
+    if (given := knobs.get("budget_usd")) is not None:
+        set_budget(ledger, batch.batch_id, round(given * NANO))
+    elif batch.budget_nano is not None:
+        knobs = {**knobs, "budget_usd": batch.budget_nano / NANO}
+    return config.with_options(knobs)
 
 
 def _shown_url(url: str) -> str:

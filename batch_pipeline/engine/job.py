@@ -6,11 +6,13 @@ does not: the running (engine.py, thread.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from batch_pipeline.engine.step import Step
+from batch_pipeline.engine.breaker import BreakerRules
+from batch_pipeline.engine.step import Row, Step
 from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.limits.limiter import NO_LIMITS, Rates
 from batch_pipeline.providers.base import Codec, Usage
@@ -29,6 +31,7 @@ class Endpoint:
         codec: builds calls and reads replies.
         label: `provider/model`, with the base URL where it is not the provider's own: what results
             are stored under.
+        rates: the limits of its key.
     """
 
     provider: str
@@ -38,6 +41,30 @@ class Endpoint:
     base_url: str
     codec: Codec
     label: str
+    rates: Rates = NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What may be spent, in nano-USD; None is no bound.
+
+    Attributes:
+        batch_nano: by all runs of the batch together.
+        workload_day_nano: by all batches of the workload in a day (UTC).
+        provider_day_nano: with each provider in a day of its reset zone, by all workloads.
+    """
+
+    batch_nano: int | None = None
+    workload_day_nano: int | None = None
+    provider_day_nano: int | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is any budget."""
+        return (self.batch_nano, self.workload_day_nano, self.provider_day_nano) != (None,) * 3
+
+
+_BREAKER_RULES = BreakerRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +72,9 @@ class RunSettings:
     """How a run goes about its work.
 
     Attributes:
-        workers: requests in flight at once.
-        rates: limits per minute for each endpoint of the route.
+        workers: requests in flight at once; at most so many where `adaptive`.
+        adaptive: how many really fly follows the limits and what the servers say.
+        spending: budgets.
         limit: ask about at most so many rows; the rest stay pending.
         include_blocked: ask blocked rows again as well.
         transient_tries: wire calls of one request that may fail for passing reasons, in each of two
@@ -56,10 +84,16 @@ class RunSettings:
         max_pause_s: a provider that asks for more patience than this has its rows left pending.
         chunk_wait_s: how long to wait for a chunk that another run holds.
         drain_s: after a stop, how long calls in flight may take to come back.
+        breaker: when an upstream counts as down.
+        patience_s: a longer pause after a 429 is not waited for while another upstream can answer.
+        max_outage_s: a run all of whose upstreams are down for longer stops, its rows pending.
+        check_keys: ask each provider, without spending, whether key and model are good before the
+            first call.
     """
 
     workers: int = 8
-    rates: Rates = NO_LIMITS
+    adaptive: bool = False
+    spending: Spending = Spending()
     limit: int | None = None
     include_blocked: bool = False
     transient_tries: int = 3
@@ -68,6 +102,18 @@ class RunSettings:
     max_pause_s: float = 900.0
     chunk_wait_s: float = 60.0
     drain_s: float = 20.0
+    breaker: BreakerRules = _BREAKER_RULES
+    patience_s: float = 5.0
+    max_outage_s: float = 300.0
+    check_keys: bool = True
+
+
+RouteOf = Callable[[Row], Sequence[Endpoint] | None]
+"""The endpoints that a row asks for itself; None is the run's route.
+
+Raises:
+    UsageError: what the row asks for cannot be called.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +126,11 @@ class Job:
         batch_id: the batch.
         chunk_keys: which of its chunks.
         step: the LLM task.
-        endpoint: the model to call.
+        route: the models to call, in order of preference.
         settings: how.
+        route_of: rows' own routes, or None where rows have none.
         used: the settings as the user knows them, kept with the run for the report.
+        log_folder: where the run's log goes; None writes none.
     """
 
     run_id: str
@@ -90,8 +138,10 @@ class Job:
     batch_id: str
     chunk_keys: Sequence[str]
     step: Step
-    endpoint: Endpoint
+    route: Sequence[Endpoint]
     settings: RunSettings
+    route_of: RouteOf | None = None
+    log_folder: Path | None = None
     used: dict[str, Any] = field(default_factory=dict)
 
 
@@ -173,7 +223,8 @@ class RunDone:
     """The run's last event.
 
     Attributes:
-        status: `done`, `interrupted` (asked to stop) or `stopped` (nothing more can succeed).
+        status: `done`, `interrupted` (asked to stop), `stopped` (nothing more can succeed),
+            `budget` or `daily_limit` (what is left must wait for more money or for another day).
         message: why it stopped, in words; empty when done.
         tally: what this run did.
         wall_s: seconds.

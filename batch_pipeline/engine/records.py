@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batch_pipeline.engine.job import FailedRow, Tally
+from batch_pipeline.engine.upstream import Route, Upstream
 from batch_pipeline.ledger.batches import Chunk, Item, ItemOutcome
 from batch_pipeline.limits.limiter import Ticket
-from batch_pipeline.providers.base import Usage, WireCall
+from batch_pipeline.providers.base import WireCall
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class Member:
     content: dict[str, Any]
     tokens: int
     rows: list[tuple[ChunkState, Item]]
+    route: Route
     asks: int = 0
     error: str = ""
     refused: bool = False
@@ -57,23 +59,38 @@ class Asked:
         failure: why the whole reply was of no use; empty when the trouble is with single members.
         ended: nothing more is to be done with `bad` here: they are finished, put off, or left
             pending.
+        too_dear: no budget has room for the pack as a whole, but parts of it may fit.
         request_id: the request, for those that repair its answer.
     """
 
     bad: list[Member]
     failure: str = ""
     ended: bool = False
+    too_dear: bool = False
     request_id: str | None = None
 
 
 @dataclass(slots=True)
 class Trip:
-    """One request on its way, over all its attempts."""
+    """One request on its way, over all its attempts.
+
+    Attributes:
+        request_id: its name.
+        parent: the request whose answer it repairs.
+        reason: why it is asked.
+        sent: at least one attempt was sent.
+        tries: attempts at each upstream that failed for passing reasons.
+        pauses: 429s met so far at each upstream.
+        refused_since: when the first of a row of 429s came (UTC seconds).
+    """
 
     request_id: str
     parent: str | None
     reason: str
     sent: bool = False
+    tries: dict[str, int] = field(default_factory=dict)
+    pauses: dict[str, int] = field(default_factory=dict)
+    refused_since: float | None = None
 
 
 def chunks_of(pack: Iterable[Member]) -> list[ChunkState]:
@@ -83,10 +100,12 @@ def chunks_of(pack: Iterable[Member]) -> list[ChunkState]:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """One attempt on the wire; `worst` is the most it can use."""
+    """One attempt on the wire; `worst_nano` is the most it can cost."""
 
     attempt_id: str
     pack: list[Member]
+    upstream: Upstream
     ticket: Ticket
     call: WireCall
-    worst: Usage
+    worst_nano: int
+    began: float

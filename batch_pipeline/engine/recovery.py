@@ -64,6 +64,10 @@ class Recovery:
         while again:
             pack, parent = again.pop()
             asked = await self._ask(pack, reason, parent, last_round)
+            if asked.too_dear:
+                # Near the end of a budget smaller requests still fit; nothing was asked yet.
+                again.extend((part, parent) for part in reversed(halve(pack)))
+                continue
             if asked.ended or not asked.bad:
                 continue
             reason = "re-ask"
@@ -107,6 +111,9 @@ class Recovery:
             nonlocal spent
             spent += 1
             asked = await self._ask(part, "split", parent, last_round)
+            if asked.too_dear:
+                later.extend((half, parent) for half in halve(part))
+                return False
             if asked.ended or not asked.bad:
                 return False
             if len(asked.bad) == len(part) and (asked.failure or len(part) == 1):

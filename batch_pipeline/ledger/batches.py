@@ -201,7 +201,6 @@ def ingest(
         UsageError: the id exists with other content, or the table has no rows.
     """
     realm = ledger.realm
-    now = ledger.clock.now()
     # The source may be slow: it is read to its end before the write lock is taken, because other
     # runs' heartbeats wait for that lock.
     with SpooledTemporaryFile(_SPOOL_BYTES) as spool:
@@ -209,7 +208,9 @@ def ingest(
         if count == 0:
             raise UsageError(f"{source} has no rows.", "Check that it is the file you meant.")
         spool.seek(0)
-        with ledger.write() as connection:
+        # Nobody else writes rows of a batch that is not there yet.
+        with ledger.write(lock=f"ingest {realm}/{batch_id}") as connection:
+            now = ledger.now(connection)
             existing = find_batch(connection, realm, batch_id)
             if existing is not None:
                 if existing.content_hash == content_hash and existing.workload == workload:

@@ -471,49 +471,97 @@ def asked_item_ids(
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """What earlier calls of this step by this model say.
+class PastCall:
+    """One answered call.
 
     Attributes:
-        calls: how many there were.
-        input_ratio: billed input tokens / tokens estimated from the text.
-        output_per_item: output tokens for each item asked about.
-        latency_s: mean seconds of a call.
+        model: which was called.
+        request: the body as sent.
+        outputs: in the order of its items, each one's stored result as JSON; None where there is
+            none.
+        input_tokens: as billed, cached ones included.
+        cached_input_tokens: of these, read from the provider's cache.
+        cache_write_tokens: of these, written to it.
+        output_tokens: as billed.
+        latency_s: seconds.
     """
 
-    calls: int
-    input_ratio: float
-    output_per_item: float
+    model: str
+    request: bytes
+    outputs: tuple[str | None, ...]
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
     latency_s: float
 
 
 def call_history(
-    connection: sa.Connection, realm: Realm, workload: str, step: str, model: str
-) -> History | None:
-    """Averages over answered calls; None where there are none."""
-    row = connection.execute(
-        sa.select(
-            sa.func.count(),
-            sa.func.sum(attempts.c.input_tokens),
-            sa.func.sum(attempts.c.estimated_input_tokens),
-            sa.func.sum(attempts.c.output_tokens),
-            sa.func.sum(attempts.c.item_count),
-            sa.func.avg(attempts.c.latency_s),
-        ).where(
-            attempts.c.realm == realm,
-            attempts.c.workload == workload,
-            attempts.c.step == step,
-            attempts.c.model == model,
-            attempts.c.state == AttemptState.SETTLED.value,
-            attempts.c.error_kind.is_(None),
-            attempts.c.output_tokens > 0,
-        )
-    ).one()
-    if not row[0] or not row[2] or not row[4]:
-        return None
-    return History(
-        calls=int(row[0]),
-        input_ratio=float(row[1]) / float(row[2]),
-        output_per_item=float(row[3]) / float(row[4]),
-        latency_s=float(row[5] or 0.0),
+    connection: sa.Connection,
+    realm: Realm,
+    workload: str,
+    step: str,
+    models: Sequence[str] | None = None,
+    count: int = 60,
+) -> list[PastCall]:
+    """The latest answered first calls of a step, newest first.
+
+    Args:
+        connection: to read with.
+        realm: live or simulated.
+        workload: its name.
+        step: its name.
+        models: only calls of these; None is any.
+        count: so many at most.
+    """
+    wanted = sa.and_(
+        attempts.c.realm == realm,
+        attempts.c.workload == workload,
+        attempts.c.step == step,
+        attempts.c.state == AttemptState.SETTLED.value,
+        attempts.c.error_kind.is_(None),
+        attempts.c.parent_request_id.is_(None),
+        attempts.c.input_tokens > 0,
+        attempts.c.output_tokens > 0,
     )
+    if models is not None:
+        wanted = sa.and_(wanted, attempts.c.model.in_(models))
+    rows = connection.execute(
+        sa.select(
+            attempts.c.attempt_id,
+            attempts.c.model,
+            attempts.c.members,
+            attempts.c.input_tokens,
+            attempts.c.cached_input_tokens,
+            attempts.c.cache_write_tokens,
+            attempts.c.output_tokens,
+            attempts.c.latency_s,
+            replies.c.request,
+        )
+        .join(replies, replies.c.attempt_id == attempts.c.attempt_id)
+        .where(wanted)
+        .order_by(attempts.c.sent_at.desc())
+        .limit(count)
+    ).all()
+    asked = {row.attempt_id: [key for _, key in orjson.loads(row.members)] for row in rows}
+    stored: dict[tuple[str, str], str] = {}
+    for attempt_keys in asked.values():
+        for attempt_id, key, output in connection.execute(
+            sa.select(results.c.attempt_id, results.c.cache_key, results.c.output).where(
+                results.c.realm == realm, results.c.cache_key.in_(attempt_keys)
+            )
+        ):
+            stored[(attempt_id, key)] = output
+    return [
+        PastCall(
+            model=row.model,
+            request=unpack_bytes(row.request),
+            outputs=tuple(stored.get((row.attempt_id, key)) for key in asked[row.attempt_id]),
+            input_tokens=int(row.input_tokens),
+            cached_input_tokens=int(row.cached_input_tokens),
+            cache_write_tokens=int(row.cache_write_tokens),
+            output_tokens=int(row.output_tokens),
+            latency_s=float(row.latency_s or 0.0),
+        )
+        for row in rows
+    ]

@@ -80,11 +80,13 @@ class Short:
     Attributes:
         budget: the budget.
         balance: what its account holds now.
+        worst_nano: what the attempt could cost.
         may_ease: calls of live runs are in flight there, so their settlement may make room.
     """
 
     budget: Budget
     balance: Balance
+    worst_nano: int
     may_ease: bool
 
     @property
@@ -240,11 +242,11 @@ def find_short(
     for budget in budgets:
         balance = balances[budget.account]
         if balance.taken + worst_nano > budget.limit_nano:
-            return Short(budget, balance, _in_flight(connection, now, budget.account))
+            return Short(budget, balance, worst_nano, may_ease(connection, now, budget.account))
     return None
 
 
-def _in_flight(connection: sa.Connection, now: float, account: Account) -> bool:
+def may_ease(connection: sa.Connection, now: float, account: Account) -> bool:
     """Whether calls of live owners are in flight on the account's cost."""
     live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
     column = {

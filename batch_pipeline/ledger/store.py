@@ -17,43 +17,51 @@ import sqlalchemy as sa
 from filelock import FileLock
 
 from batch_pipeline.clock import Clock, SystemClock
-from batch_pipeline.errors import BatchPipelineError
-from batch_pipeline.ledger.writer import Writer
-from batch_pipeline.settings import Realm
+from batch_pipeline.ledger.trouble import LedgerError, as_ledger_error
+from batch_pipeline.ledger.writer import Stamp, Writer
+from batch_pipeline.settings import LEDGER_VARIABLE, Realm
+
+__all__ = ["SCHEMA_VERSION", "Ledger", "LedgerError", "execute_many", "upsert"]
 
 SCHEMA_VERSION = "0002"
 
+SCHEMA = "batch_pipeline"
+"""On PostgreSQL the tables lie in a schema of their own.
+
+Dagster's storage may then be in the same database: it has tables of the same names.
+"""
+
 _BUSY_TIMEOUT_MS = 60_000
-
-
-class LedgerError(BatchPipelineError):
-    """The ledger database cannot be opened, read or written."""
+_CONNECT_TIMEOUT_S = 10
+_WRITE_LOCK = "batch_pipeline"
 
 
 class Ledger:
     """A ledger database, seen from one realm.
 
-    Opening migrates the schema when it is behind (under a file lock, so that two doors may open a
+    Opening migrates the schema when it is behind (under a lock, so that several doors may open a
     fresh home at once). Reads go through `read()`; writes go through `writer`, the only writer of
     this process.
 
     Args:
-        url: SQLAlchemy URL; `sqlite:///path` or `postgresql+psycopg2://...`.
+        url: SQLAlchemy URL; `sqlite:///path` or `postgresql://user:password@host/database`.
         realm: `live` or `simulated`: bound into every statement made through this handle.
-        clock: time on SQLite; PostgreSQL uses the database's own clock.
+        clock: where time comes from; by default PostgreSQL's own clock, this host's on SQLite.
 
     Raises:
-        LedgerError: the folder or database cannot be used, or the schema is newer than this
-            program.
+        LedgerError: the address, folder or database cannot be used, or the schema is newer than
+            this program.
     """
 
     def __init__(self, url: str, realm: Realm, clock: Clock | None = None) -> None:
         self.url = url
         self.realm: Realm = realm
         self.clock = clock or SystemClock()
-        self.dialect = sa.engine.make_url(url).get_backend_name()
-        self._reader = _engine(url, "BEGIN")
-        self._writer_engine = _engine(url, "BEGIN IMMEDIATE")
+        parsed = _parse(url)
+        self.dialect = parsed.get_backend_name()
+        self._asks_database = self.dialect == "postgresql" and clock is None
+        self._reader = _engine(parsed, writes=False)
+        self._writer_engine = _engine(parsed, writes=True)
         self._writer: Writer | None = None
         _prepare(self._reader, self._writer_engine)
 
@@ -61,27 +69,52 @@ class Ledger:
     def writer(self) -> Writer:
         """The group-committing writer of this process; started at first use."""
         if self._writer is None:
-            self._writer = Writer(self._writer_engine, self.now)
+            self._writer = Writer(self._writer_engine, self._stamp)
         return self._writer
 
     def now(self, connection: sa.Connection | None = None) -> float:
-        """UTC seconds: the database's clock on PostgreSQL, this process's clock on SQLite."""
-        if self.dialect == "postgresql" and connection is not None:
-            statement = sa.text("SELECT extract(epoch from clock_timestamp())")
-            return float(connection.execute(statement).scalar_one())
+        """UTC seconds: the database's clock on PostgreSQL, this process's clock on SQLite.
+
+        Hosts that share a ledger then agree on every lease; without a connection it is this host's.
+        """
+        if self._asks_database and connection is not None:
+            return float(connection.execute(_CLOCK).scalar_one())
         return self.clock.now()
+
+    def _stamp(self, connection: sa.Connection) -> Stamp:
+        if self.dialect != "postgresql":
+            return Stamp(self.clock.now())
+        now, transaction_id = connection.execute(_STAMP).one()
+        return Stamp(float(now) if self._asks_database else self.clock.now(), transaction_id)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection with one consistent view, for reading."""
-        with self._reader.connect() as connection:
+        with self._clear_errors("read"), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A transaction outside the writer thread, for one-off writes such as ingest."""
-        with self._writer_engine.begin() as connection:
+    def write(self, lock: str = _WRITE_LOCK) -> Iterator[sa.Connection]:
+        """A transaction outside the writer thread, for one-off writes such as ingest.
+
+        Args:
+            lock: what no two transactions may hold at once. By default all writes exclude each
+                other; a long one that only adds rows which nobody else writes may name a lock of
+                its own, so that heartbeats need not wait for it (on SQLite they do).
+        """
+        engine = self._writer_engine.execution_options(ledger_lock=lock)
+        with self._clear_errors("written"), engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _clear_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            trouble = as_ledger_error(error, what)
+            if trouble is None:
+                raise
+            raise trouble from error
 
     def close(self) -> None:
         """Write out what is queued and close every connection."""
@@ -177,12 +210,41 @@ def execute_many(
     connection.exec_driver_sql(known.sql, parameters)
 
 
-def _engine(url: str, begin: str) -> sa.Engine:
-    parsed = sa.engine.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True, pool_size=4, hide_parameters=True)
+_CLOCK = sa.text("SELECT extract(epoch from clock_timestamp())")
+_STAMP = sa.text("SELECT extract(epoch from clock_timestamp()), CAST(pg_current_xact_id() AS text)")
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))")
+
+
+def _parse(url: str) -> sa.URL:
+    try:
+        parsed = sa.engine.make_url(url)
+        backend = parsed.get_backend_name()
+    except sa.exc.ArgumentError as error:
+        raise _unusable("is no database address") from error
+    if backend in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg2")
+    if backend != "sqlite":
+        raise _unusable(f"names a {backend} database")
+    return parsed
+
+
+def _unusable(why: str) -> LedgerError:
+    # The address itself is not shown: it may hold a password.
+    return LedgerError(
+        f"The ledger's address {why}.",
+        f"Set {LEDGER_VARIABLE} to postgresql://user:password@host/database or sqlite:///path.",
+    )
+
+
+def _engine(url: sa.URL, *, writes: bool) -> sa.Engine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url, "BEGIN IMMEDIATE" if writes else "BEGIN")
+    return _postgresql_engine(url, writes)
+
+
+def _sqlite_engine(url: sa.URL, begin: str) -> sa.Engine:
     engine = sa.create_engine(
-        parsed,
+        url,
         connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000},
         # parameters hold users' rows and providers' replies: they do not belong into error texts
         hide_parameters=True,
@@ -208,6 +270,69 @@ def _engine(url: str, begin: str) -> sa.Engine:
     return engine
 
 
+def _postgresql_engine(url: sa.URL, writes: bool) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=4,
+        hide_parameters=True,
+        # A reader sees one state of the ledger throughout. A writer's statements each see what was
+        # committed before them, which under the lock below is everything.
+        isolation_level="READ COMMITTED" if writes else "REPEATABLE READ",
+        executemany_mode="values_plus_batch",
+        # the server's end of a dead connection goes by its own keepalives, ours by these
+        connect_args={
+            "connect_timeout": _CONNECT_TIMEOUT_S,
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        },
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET search_path TO {SCHEMA}")
+        if writes:
+            cursor.execute(f"SET lock_timeout = {_BUSY_TIMEOUT_MS}")
+            # A writer that stands still within a transaction holds up every other one.
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {_BUSY_TIMEOUT_MS}")
+        cursor.close()
+        connection.commit()
+
+    @sa.event.listens_for(engine, "before_cursor_execute", retval=True)
+    def _execute(
+        _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any
+    ) -> tuple[str, Any]:
+        # PostgreSQL takes no NUL in a text; SQLite does, so a page or a reply may bring one.
+        if isinstance(parameters, list):
+            return statement, [_without_nul(each) for each in parameters]
+        return statement, _without_nul(parameters)
+
+    if writes:
+
+        @sa.event.listens_for(engine, "begin")
+        def _begin(connection: sa.Connection) -> None:
+            # One writing transaction at a time, as on SQLite, until its end: the statements of
+            # either database then meet the same state, and no two wait for each other. It costs
+            # little: nearly all of them write the same rows of `spend` and `limits`.
+            lock = connection.get_execution_options().get("ledger_lock", _WRITE_LOCK)
+            connection.execute(_LOCK, {"lock": lock})
+
+    return engine
+
+
+def _without_nul(parameters: Any) -> Any:
+    if not isinstance(parameters, dict) or not any(
+        type(value) is str and "\0" in value for value in parameters.values()
+    ):
+        return parameters
+    return {
+        name: value.replace("\0", "") if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }
+
+
 def _prepare(reader: sa.Engine, writer: sa.Engine) -> None:
     """Migrate the schema to SCHEMA_VERSION if it is behind."""
     path = writer.url.database if writer.dialect.name == "sqlite" else None
@@ -216,29 +341,33 @@ def _prepare(reader: sa.Engine, writer: sa.Engine) -> None:
     try:
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        if _version(reader) == SCHEMA_VERSION:
-            return
-        with FileLock(f"{path}.lock") if path else nullcontext():
-            _migrate(writer)
+        with reader.connect() as connection:
+            if _version(connection) == SCHEMA_VERSION:
+                return
+        with FileLock(f"{path}.lock") if path else nullcontext(), writer.begin() as connection:
+            _migrate(connection)
     except (sa.exc.DBAPIError, OSError) as error:
         shown = writer.url.render_as_string(hide_password=True)
-        raise LedgerError(
-            f"The ledger at {shown} cannot be opened: {getattr(error, 'orig', None) or error}.",
-            "Check that its folder exists, is writable and has free space.",
-        ) from error
+        cause = " ".join(str(getattr(error, "orig", None) or error).split())
+        next_step = (
+            "Check that its folder exists, is writable and has free space."
+            if path
+            else f"Check that the server runs, and the name and password in {LEDGER_VARIABLE}."
+        )
+        raise LedgerError(f"The ledger at {shown} cannot be opened: {cause}.", next_step) from error
     finally:
         os.umask(previous)
 
 
-def _version(engine: sa.Engine) -> str | None:
-    with engine.connect() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+def _version(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _migrate(engine: sa.Engine) -> None:
-    version = _version(engine)
+def _migrate(connection: sa.Connection) -> None:
+    """Bring the schema up; the transaction excludes others that would do the same."""
+    version = _version(connection)
     if version == SCHEMA_VERSION:
         return
     if version is not None and version > SCHEMA_VERSION:
@@ -246,6 +375,8 @@ def _migrate(engine: sa.Engine) -> None:
             f"The ledger has schema {version}, this program knows {SCHEMA_VERSION}.",
             "Update batch-pipeline; an older program must not write to a newer ledger.",
         )
+    if connection.dialect.name == "postgresql":
+        _create_schema(connection)
     # Alembic costs a quarter of a second to import, so it is loaded only when there is something to
     # migrate.
     from alembic import command
@@ -253,6 +384,11 @@ def _migrate(engine: sa.Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", "batch_pipeline:ledger/migrations")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _create_schema(connection: sa.Connection) -> None:
+    # IF NOT EXISTS would ask for the right to create one even where an administrator did.
+    if connection.execute(sa.text(f"SELECT to_regnamespace('{SCHEMA}')")).scalar() is None:
+        connection.execute(sa.text(f"CREATE SCHEMA {SCHEMA}"))

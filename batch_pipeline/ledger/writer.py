@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,12 +21,35 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
+from batch_pipeline.ledger.trouble import as_ledger_error, is_clash, is_gone
+
 T = TypeVar("T")
 
 _MAX_GROUP = 2_000
 
 _PATIENCE_S = 0.01
 _MAX_HELD = 500
+
+_MAX_CLASHES = 5
+
+OUTAGE_S = 10.0
+"""How long a server that does not answer is waited for; leases outlast it (OWNER_LEASE_S)."""
+
+_RECONNECT_S = 0.1
+_MAX_RECONNECT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a transaction begins with.
+
+    Attributes:
+        now: its time, in UTC seconds.
+        transaction_id: PostgreSQL's name for it, by which its end can be asked for later.
+    """
+
+    now: float
+    transaction_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,14 +85,22 @@ class _Job:
 class Writer:
     """Runs operations on a thread of its own, grouped into transactions.
 
+    A transaction that clashed with another, or whose connection broke, is tried again for a while;
+    one whose commit was not answered is looked up first, so that nothing is written twice. When
+    that does not help, everything queued fails with a LedgerError.
+
     Args:
         engine: engine whose transactions take the write lock when they begin.
-        now: gives the time of a transaction, in UTC seconds.
+        stamp: called first in each transaction.
     """
 
-    def __init__(self, engine: sa.Engine, now: Callable[[sa.Connection], float]) -> None:
+    def __init__(self, engine: sa.Engine, stamp: Callable[[sa.Connection], Stamp]) -> None:
         self._engine = engine
-        self._now = now
+        self._stamp = stamp
+        self._connection: sa.Connection | None = None
+        # The transaction whose commit was asked for and not answered, and what it answers.
+        self._unsure: tuple[str | None, list[Any]] | None = None
+        self._outage_s = OUTAGE_S
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
@@ -101,26 +133,26 @@ class Writer:
             self._thread.join()
 
     def _run(self) -> None:
-        with self._engine.connect() as connection:
-            held: list[_Job] = []
-            due = 0.0
-            closing = False
-            while not closing:
-                taken, closing = self._take(max(0.0, due - time.monotonic()) if held else None)
-                group = [job for job in taken if not job.operation.patient]
-                if len(group) < len(taken):
-                    if not held:
-                        due = time.monotonic() + _PATIENCE_S
-                    held += [job for job in taken if job.operation.patient]
-                if (
-                    closing
-                    or len(held) >= _MAX_HELD
-                    or time.monotonic() >= due
-                    or not all(job.operation.overtakes for job in group)
-                ):
-                    group, held = held + group, []
-                if group:
-                    self._commit(connection, group)
+        held: list[_Job] = []
+        due = 0.0
+        closing = False
+        while not closing:
+            taken, closing = self._take(max(0.0, due - time.monotonic()) if held else None)
+            group = [job for job in taken if not job.operation.patient]
+            if len(group) < len(taken):
+                if not held:
+                    due = time.monotonic() + _PATIENCE_S
+                held += [job for job in taken if job.operation.patient]
+            if (
+                closing
+                or len(held) >= _MAX_HELD
+                or time.monotonic() >= due
+                or not all(job.operation.overtakes for job in group)
+            ):
+                group, held = held + group, []
+            if group:
+                self._commit(group)
+        self._disconnect()
 
     def _take(self, timeout_s: float | None) -> tuple[list[_Job], bool]:
         """Everything that is queued, after waiting for the first; and whether the writer closes."""
@@ -136,18 +168,73 @@ class Writer:
             return taken, False
         return taken, True
 
-    def _commit(self, connection: sa.Connection, group: list[_Job]) -> None:
+    def _commit(self, group: list[_Job]) -> None:
         try:
-            outcome = self._transact(connection, group)
+            outcome = self._persist(group)
         except BaseException as error:
-            if len(group) == 1:
-                _deliver(group, [(None, error)])
+            trouble = as_ledger_error(error, "written")
+            if trouble is not None:
+                trouble.__cause__ = error
+            if trouble is not None or len(group) == 1:
+                _deliver(group, [(None, trouble or error)] * len(group))
                 return
             # One bad operation must not take the others with it: each gets its own transaction.
             for job in group:
-                self._commit(connection, [job])
+                self._commit([job])
             return
         _deliver(group, [(value, None) for value in outcome])
+
+    def _persist(self, group: list[_Job]) -> list[Any]:
+        """Write the group in one transaction, however often that must be tried."""
+        clashes = 0
+        wait_s = _RECONNECT_S
+        give_up_at = None
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = self._engine.connect()
+                values = self._finished(self._connection)
+                if values is None:
+                    values = self._transact(self._connection, group)
+                self._outage_s = OUTAGE_S
+                return values
+            except BaseException as error:
+                if is_clash(error) and clashes < _MAX_CLASHES:
+                    clashes += 1
+                    time.sleep(random.random() * 0.05 * clashes)
+                    continue
+                if is_gone(error):
+                    self._disconnect()
+                    if give_up_at is None:
+                        give_up_at = time.monotonic() + self._outage_s
+                    if time.monotonic() + wait_s < give_up_at:
+                        time.sleep(wait_s)
+                        wait_s = min(2 * wait_s, _MAX_RECONNECT_S)
+                        continue
+                    # Whoever comes next need not wait as long again to hear the same.
+                    self._outage_s = 0.0
+                self._unsure = None
+                raise
+
+    def _finished(self, connection: sa.Connection) -> list[Any] | None:
+        """The answers of a transaction whose commit was not answered, if it was committed."""
+        if self._unsure is None:
+            return None
+        transaction_id, values = self._unsure
+        with connection.begin():
+            # Under the write lock: whoever held it before has ended, one way or the other.
+            status = connection.execute(_TRANSACTION_STATUS, {"id": transaction_id}).scalar()
+        self._unsure = None
+        return values if status == "committed" else None
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except sa.exc.DBAPIError:
+                # It was broken; the pool has dropped it.
+                return
 
     def _transact(self, connection: sa.Connection, group: list[_Job]) -> list[Any]:
         positions: dict[str, list[int]] = {}
@@ -156,13 +243,19 @@ class Writer:
         kinds = sorted(positions.values(), key=lambda at: (group[at[0]].operation.order, at[0]))
         values: list[Any] = [None] * len(group)
         with connection.begin():
-            now = self._now(connection)
+            stamp = self._stamp(connection)
             for at in kinds:
                 operation = group[at[0]].operation
-                done = operation.apply(connection, now, [group[index].parameters for index in at])
+                given = [group[index].parameters for index in at]
+                done = operation.apply(connection, stamp.now, given)
                 for index, value in zip(at, done, strict=True):
                     values[index] = value
+            self._unsure = stamp.transaction_id, values
+        self._unsure = None
         return values
+
+
+_TRANSACTION_STATUS = sa.text("SELECT pg_xact_status(CAST(:id AS xid8))")
 
 
 def _deliver(group: list[_Job], outcome: Sequence[tuple[Any, BaseException | None]]) -> None:

@@ -41,6 +41,8 @@ class Provider:
         default_base_url: where it answers; empty where the user must say.
         simulator_path: where the simulator plays it, below the simulator's address.
         aliases: other names that routes may use.
+        default_model: what the provider's name alone stands for in a route: cheap, and open to new
+            keys; empty where there is no such thing.
         key_required: whether it answers only with a key.
     """
 
@@ -51,6 +53,7 @@ class Provider:
     default_base_url: str
     simulator_path: str
     aliases: tuple[str, ...] = ()
+    default_model: str = ""
     key_required: bool = True
 
 
@@ -65,6 +68,7 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
                 base_url_variable="GOOGLE_GEMINI_BASE_URL",
                 default_base_url="https://generativelanguage.googleapis.com",
                 simulator_path="/google",
+                default_model="gemini-3.1-flash-lite",
                 aliases=("gemini",),
             ),
             Provider(
@@ -74,12 +78,14 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
                 base_url_variable="ANTHROPIC_BASE_URL",
                 default_base_url="https://api.anthropic.com",
                 simulator_path="/anthropic",
+                default_model="claude-haiku-5-5",
             ),
             Provider(
                 name="openai",
                 codec=OpenAICodec(),
                 key_variables=("OPENAI_API_KEY",),
                 base_url_variable="OPENAI_BASE_URL",
+                default_model="gpt-6-luna",
                 default_base_url="https://api.openai.com/v1",
                 simulator_path="/openai/v1",
             ),
@@ -90,6 +96,7 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
                 base_url_variable="OPENROUTER_BASE_URL",
                 default_base_url="https://openrouter.ai/api/v1",
                 simulator_path="/openrouter/api/v1",
+                default_model="google/gemini-3.1-flash-lite",
             ),
             Provider(
                 name="openai-compatible",

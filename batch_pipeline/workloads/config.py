@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,10 +38,31 @@ class Knobs(BaseModel):
 
     route: str = Field(
         default="google/gemini-3.1-flash-lite",
-        description="The model to call: `provider/model`. Of several the first one is called; "
-        "falling back along the route is not built yet.",
+        description="Models to call, in order of preference: `provider/model, provider/model`; "
+        "a provider alone stands for its default model, `auto` for every provider with a key, the "
+        "cheapest first.",
     )
-    workers: int = Field(default=4, ge=1, le=10_000, description="Requests in flight at once.")
+    fallback: bool | None = Field(
+        default=None,
+        description="Whether to go down a route when a model cannot answer. Empty: a route of "
+        "several models is itself the permission, a row's own model is not left. `true`: rows with "
+        "a model of their own fall back along the route as well. `false`: never.",
+    )
+    workers: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
+        default="auto",
+        description="Requests in flight at once; `auto` follows the limits and the servers.",
+    )
+    budget_usd: float | None = Field(
+        default=None, gt=0, description="USD that all runs of a batch together may cost."
+    )
+    budget_usd_per_day: float | None = Field(
+        default=None, gt=0, description="USD that all batches of this workload may cost in a day."
+    )
+    provider_budget_usd_per_day: float | None = Field(
+        default=None,
+        gt=0,
+        description="USD that all workloads together may spend with each provider in a day.",
+    )
     rate_limit: float | None = Field(
         default=None, gt=0, description="Requests per minute of the key; empty is no limit."
     )
@@ -74,6 +95,9 @@ class WorkloadConfig(Knobs):
 
     workload: str = Field(description="Which workload: a package below batch_pipeline/workloads.")
     prompt_file: str = Field(default="prompt.md", description="System prompt, beside defs.yaml.")
+    route_column: str = Field(
+        default="route", description="Column in which a row may name its own route."
+    )
     schedule: ScheduleKnobs = Field(default_factory=ScheduleKnobs)
     min_share_succeeded: float = Field(
         default=0.95,

@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.engine.job import Endpoint, Job, RunSettings
-from batch_pipeline.engine.step import Step
+from batch_pipeline.engine.job import Endpoint, Job, RouteOf, RunSettings, Spending
+from batch_pipeline.engine.step import Row, Step
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch, NewItem, find_batch, ingest, stream_items
 from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.ledger.tables import NANO
 from batch_pipeline.limits.limiter import Rates
-from batch_pipeline.providers.base import LlmRequest
-from batch_pipeline.providers.registry import PROVIDERS, parse_route, resolve_access
+from batch_pipeline.pricing.prices import find_pricer, require_pricer
+from batch_pipeline.providers.base import LlmRequest, Usage
+from batch_pipeline.providers.registry import (
+    PROVIDERS,
+    MissingKeyError,
+    ModelRef,
+    find_provider,
+    parse_route,
+    resolve_access,
+)
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.sinks.files import write_deliverables
 from batch_pipeline.sources.table import InputTable, canonical_hash
@@ -29,6 +39,10 @@ from batch_pipeline.workloads.base import Workload
 from batch_pipeline.workloads.config import WorkloadConfig
 
 _SHOWN_DOUBLES = 20
+
+MOST_WORKERS = 400
+"""Requests in flight at most where `workers: auto`."""
+
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,119}")
 
 
@@ -85,7 +99,7 @@ def ingest_batch(
         table_name=table.name,
         source=table.source,
         columns=table.columns,
-        rows=new_items(workload, table),
+        rows=new_items(workload, table, config.route_column),
         options=reading,
         chunk_size=config.chunk_size,
         launch=launch,
@@ -119,10 +133,11 @@ def content_id(workload: Workload, source: str, reading: Mapping[str, Any]) -> s
     return f"{stem}-{digest.hexdigest()[:8]}"
 
 
-def new_items(workload: Workload, table: InputTable) -> Iterator[NewItem]:
+def new_items(workload: Workload, table: InputTable, route_column: str = "") -> Iterator[NewItem]:
     """Items of a table, each id once: a second row with the same id gets `~2` behind it.
 
-    Rows that are identical are named in the table's warnings (the first 20).
+    Rows that are identical are named in the table's warnings (the first 20). A row whose own route
+    cannot be read is failed.
     """
     seen: dict[str, tuple[int, int]] = {}
     doubles = 0
@@ -142,7 +157,7 @@ def new_items(workload: Workload, table: InputTable) -> Iterator[NewItem]:
             item_id=f"{item_id}~{count + 1}" if count else item_id,
             number=row.number,
             row=dict(row.values),
-            problem=row.problem,
+            problem=row.problem or _route_problem(row.values.get(route_column)),
             skip="" if row.problem else workload.skip_reason(row.values),
         )
     if doubles > _SHOWN_DOUBLES:
@@ -163,20 +178,90 @@ def resolve_step(config: WorkloadConfig) -> Step:
     return steps[0]
 
 
-def resolve_endpoint(route: str, simulator: str | None) -> Endpoint:
-    """The first model of a route, with its key and address.
+AUTO = "auto"
+"""Stands for every provider that has a key, the cheapest default model first."""
+
+
+def _route_problem(text: object) -> str:
+    """Why a row's own route cannot be used; empty when it can, or when there is none."""
+    given = str(text or "").strip()
+    if not given or given == AUTO:
+        return ""
+    try:
+        _refs(given, None)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _refs(text: str, simulator: str | None) -> tuple[ModelRef, ...]:
+    """The models that a route names; a provider alone stands for its default model."""
+    if text.strip() == AUTO:
+        return _auto(simulator)
+    parts = [part.strip() for part in text.split(",")]
+    named = [part if "/" in part or not part else str(_default_model(part)) for part in parts]
+    return parse_route(", ".join(named))
+
+
+def _default_model(provider: str) -> ModelRef:
+    found = find_provider(provider)
+    if not found.default_model:
+        raise UsageError(f"{found.name} has no default model.", f"Name one: {found.name}/<model>.")
+    return ModelRef(found.name, found.default_model)
+
+
+def _auto(simulator: str | None) -> tuple[ModelRef, ...]:
+    """The default models of all providers with a key, the cheapest first."""
+    found: list[tuple[int, ModelRef]] = []
+    for provider in PROVIDERS.values():
+        if not provider.default_model:
+            continue
+        ref = ModelRef(provider.name, provider.default_model)
+        try:
+            resolve_access(ref, os.environ, simulator)
+        except MissingKeyError:
+            continue
+        price = find_pricer(ref.provider, ref.model)
+        sample = Usage(input_tokens=1_000, output_tokens=1_000)
+        now = datetime.now(UTC).timestamp()
+        found.append((price(sample, now) if price else sys.maxsize, ref))
+    if not found:
+        names = ", ".join(
+            provider.key_variables[0] for provider in PROVIDERS.values() if provider.default_model
+        )
+        raise MissingKeyError(
+            "There is no key for any provider, so the route `auto` is empty.",
+            f"Set one of {names}, or rehearse without a key: `--simulate` or "
+            "BATCH_PIPELINE_SIMULATE=1.",
+        )
+    return tuple(ref for _, ref in sorted(found, key=lambda pair: pair[0]))
+
+
+def resolve_route(
+    config: WorkloadConfig, simulator: str | None, text: str | None = None
+) -> tuple[Endpoint, ...]:
+    """The models of a route, with their keys, addresses and limits.
 
     Args:
-        route: `provider/model, ...`.
+        config: the workload; its route where `text` is None.
         simulator: the simulator's address in the simulated realm, else None.
+        text: another route.
 
     Raises:
-        UsageError: unknown provider, or no key for it.
+        UsageError: unknown provider, no key for one, or no price while there is a budget.
     """
-    ref = parse_route(route)[0]
+    refs = _refs(config.route if text is None else text, simulator)
+    if config.fallback is False:
+        refs = refs[:1]
+    return tuple(_endpoint(config, ref, simulator) for ref in refs)
+
+
+def _endpoint(config: WorkloadConfig, ref: ModelRef, simulator: str | None) -> Endpoint:
     access = resolve_access(ref, os.environ, simulator)
     provider = PROVIDERS[ref.provider]
     own = simulator is not None or access.base_url == provider.default_base_url.rstrip("/")
+    if spending_of(config).bounded:
+        require_pricer(ref.provider, ref.model)
     return Endpoint(
         provider=ref.provider,
         model=ref.model,
@@ -185,7 +270,40 @@ def resolve_endpoint(route: str, simulator: str | None) -> Endpoint:
         base_url=access.base_url,
         codec=provider.codec,
         label=str(ref) if own else f"{ref}@{access.base_url}",
+        rates=Rates(config.rate_limit, config.input_tokens_per_min, config.output_tokens_per_min),
     )
+
+
+def spending_of(config: WorkloadConfig) -> Spending:
+    """The budgets of a run."""
+
+    def nano(usd: float | None) -> int | None:
+        return None if usd is None else round(usd * NANO)
+
+    return Spending(
+        batch_nano=nano(config.budget_usd),
+        workload_day_nano=nano(config.budget_usd_per_day),
+        provider_day_nano=nano(config.provider_budget_usd_per_day),
+    )
+
+
+def _rows_own_routes(
+    config: WorkloadConfig, simulator: str | None, route: Sequence[Endpoint]
+) -> RouteOf:
+    """What a row asks for in its route column."""
+    known: dict[str, Sequence[Endpoint] | None] = {"": None, AUTO: None}
+
+    def route_of(row: Row) -> Sequence[Endpoint] | None:
+        text = str(row.get(config.route_column) or "").strip()
+        if text not in known:
+            own = resolve_route(config, simulator, text)
+            if config.fallback:
+                labels = {endpoint.label for endpoint in own}
+                own += tuple(one for one in route if one.label not in labels)
+            known[text] = own
+        return known[text]
+
+    return route_of
 
 
 def plan_job(
@@ -196,19 +314,34 @@ def plan_job(
     chunk_keys: Sequence[str],
     realm: Realm,
     simulator: str | None,
+    columns: Sequence[str] = (),
+    log_folder: Path | None = None,
 ) -> Job:
-    """The engine job for some chunks of a batch."""
+    """The engine job for some chunks of a batch.
+
+    Args:
+        config: the workload, with the run's options.
+        run_id: the run's name.
+        batch_id: the batch.
+        chunk_keys: which of its chunks.
+        realm: where it is.
+        simulator: the simulator's address in the simulated realm, else None.
+        columns: the table's columns: rows may name their own route in one of them.
+        log_folder: where the run's log goes; None writes none.
+    """
+    adaptive = config.workers == "auto"
     settings = RunSettings(
-        workers=config.workers,
-        rates=Rates(config.rate_limit, config.input_tokens_per_min, config.output_tokens_per_min),
+        workers=MOST_WORKERS if config.workers == "auto" else config.workers,
+        adaptive=adaptive,
+        spending=spending_of(config),
         limit=config.limit,
         include_blocked=config.include_blocked,
     )
     step = resolve_step(config)
-    endpoint = resolve_endpoint(config.route, simulator)
+    route = resolve_route(config, simulator)
     used = config.model_dump(mode="json", exclude={"folder", "schedule", "prompt_file"})
-    probe = LlmRequest(endpoint.model, system="", user="", temperature=step.temperature)
-    if left_out := endpoint.codec.left_out(probe):
+    probe = LlmRequest(route[0].model, system="", user="", temperature=step.temperature)
+    if left_out := route[0].codec.left_out(probe):
         # What the model does not take is not sent; the report notes it.
         used["left_out"] = list(left_out)
     return Job(
@@ -217,8 +350,12 @@ def plan_job(
         batch_id=batch_id,
         chunk_keys=list(chunk_keys),
         step=step,
-        endpoint=endpoint,
+        route=route,
         settings=settings,
+        route_of=_rows_own_routes(config, simulator, route)
+        if config.route_column in columns
+        else None,
+        log_folder=log_folder,
         used={**used, "realm": realm},
     )
 

@@ -11,7 +11,8 @@ from batch_pipeline.engine.job import Endpoint
 from batch_pipeline.ledger.calls import Owner, PauseKey
 from batch_pipeline.ledger.tables import limit_rates, limits, owners, pauses
 from batch_pipeline.workloads.config import load_workload_config
-from batch_pipeline.workloads.runner import resolve_endpoint
+from batch_pipeline.workloads.config import load_workload_config
+from batch_pipeline.workloads.runner import resolve_route
 from batch_pipeline_tests.dagster.installation import Installation
 
 
@@ -36,7 +37,8 @@ def test_a_location_with_ceilings_runs_below_them(instance: dg.DagsterInstance) 
 def test_shared_limits_show_the_lowest_rate_of_living_runs_and_a_pause(
     here: Installation,
 ) -> None:
-    endpoint: Endpoint = resolve_endpoint("google/gemini-3.1-flash-lite", here.simulator.url)
+    config = load_workload_config("roadmaps")
+    endpoint: Endpoint = resolve_route(config, here.simulator.url)[0]
     key = PauseKey("simulated", endpoint.provider, endpoint.label, endpoint.key_id)
     names = {
         "realm": key.realm, "provider": key.provider, "model": key.model, "key_id": key.key_id,

@@ -239,8 +239,8 @@ def test_the_live_realm_sees_nothing_of_the_simulated_one(
     assert live.outcomes == {"succeeded": 40}
     assert (live.done.tally.attempts, live.done.tally.cache_hits) == (2, 0)
     assert len(simulator.journal()) == 4
-    assert job.endpoint.key == "a-key-for-this-test-only"
-    assert job.endpoint.label.endswith(f"@{simulator.url}/google"), "no answers of Google's own"
+    assert job.route[0].key == "a-key-for-this-test-only"
+    assert job.route[0].label.endswith(f"@{simulator.url}/google"), "no answers of Google's own"
     assert bench.items(simulated) == before
 
     assert bench.run(simulated, "again").done.tally.attempts == 0

@@ -23,7 +23,7 @@ TRIES = 6
 
 
 def members(count: int) -> list[Member]:
-    return [Member(key=str(at), content={}, tokens=10, rows=[]) for at in range(count)]
+    return [Member(key=str(at), content={}, tokens=10, rows=[], route=()) for at in range(count)]
 
 
 class Model:

@@ -1,0 +1,653 @@
+"""One request on its way: which upstream, when, at what risk, and what came of it.
+
+What belongs here: the order of admission, retries after passing failures, fallback along the
+route, settling. What does not: what is asked again after a bad answer (recovery.py), where rows
+come from (engine.py), how they end (finishing.py).
+
+A request's way: choose an upstream -> slot -> limiter -> write the attempt ahead, within every
+budget -> send -> settle with the raw reply -> validate -> store results -> finish the items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import orjson
+
+from batch_pipeline.engine.answers import Answers, read_answers
+from batch_pipeline.engine.finishing import Ending, Finisher
+from batch_pipeline.engine.records import Asked, Finished, Flight, Member, Trip, chunks_of
+from batch_pipeline.engine.state import RunState
+from batch_pipeline.engine.upstream import Route, Upstream, budgets_of, choose
+from batch_pipeline.ledger.batches import ItemOutcome
+from batch_pipeline.ledger.calls import (
+    ADMIT,
+    SETTLE,
+    NewAttempt,
+    Settlement,
+    StoreResults,
+)
+from batch_pipeline.ledger.spend import Balance, Scope, Short, may_ease, read_balance
+from batch_pipeline.ledger.tables import NANO, AttemptState, Outcome
+from batch_pipeline.limits.days import next_day_at
+from batch_pipeline.limits.limiter import Ticket
+from batch_pipeline.pricing.tokens import estimate_tokens
+from batch_pipeline.providers.base import (
+    ErrorKind,
+    LlmRequest,
+    ProviderError,
+    Reply,
+    Usage,
+    WireCall,
+    WireReply,
+)
+from batch_pipeline.providers.transport import Transport
+
+_REFUSED_ALONE = 3
+_ROOM_POLL_S = 0.25
+_CHOICE_POLL_S = 1.0
+
+_KEY_STATUSES = frozenset({401, 402, 403})
+"""Fatal statuses that speak of the key: every model that is called with it is affected."""
+
+
+class Caller:
+    """Asks packs, one request each.
+
+    Args:
+        state: the run.
+        transport: sends the calls.
+        finisher: ends rows.
+        upstreams: every endpoint that a row of the run may ask.
+        rng: jitter.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        transport: Transport,
+        finisher: Finisher,
+        upstreams: Sequence[Upstream],
+        rng: random.Random,
+    ) -> None:
+        self._state = state
+        self._transport = transport
+        self._finisher = finisher
+        self._upstreams = upstreams
+        self._rng = rng
+        self._step = state.job.step
+        self._settings = state.job.settings
+        self._clock = state.clock
+        self._attempt_count = 0
+        self._request_count = 0
+        self._system_tokens = estimate_tokens(self._step.system_prompt)
+        self._room = asyncio.Lock()
+        self._settled_one = asyncio.Event()
+        self.short: Short | None = None
+
+    async def ask(
+        self, pack: list[Member], reason: str, parent: str | None, last_round: bool
+    ) -> Asked:
+        """Send one request, again after passing failures, and settle it.
+
+        Members that it answers are finished.
+        """
+        self._request_count += 1
+        name = f"{self._state.owner.owner_id}-r{self._request_count}"
+        trip = Trip(name, parent, reason)
+        built: dict[str, tuple[WireCall, Usage]] = {}
+        error: ProviderError | None = None
+        while True:
+            upstream = await self._next(pack[0].route, trip)
+            if upstream is None:
+                if self._state.stopping or error is None:
+                    return Asked(pack, ended=True)
+                return self._outage(pack, error, last_round)
+            if upstream.label not in built:
+                built[upstream.label] = self._build(pack, upstream)
+            call, most = built[upstream.label]
+            probe = upstream.breaker.state != "closed"
+            upstream.breaker.begin(self._clock.now())
+            answer = None
+            try:
+                answer = await self._attempt(pack, trip, upstream, call, most)
+            finally:
+                if probe and not isinstance(answer, Answers | ProviderError):
+                    upstream.breaker.give_up()
+            if answer is None:
+                continue
+            if isinstance(answer, Answers):
+                bad = [pack[place] for place in sorted(answer.problems)]
+                return Asked(bad, failure=answer.failure, request_id=trip.request_id)
+            if isinstance(answer, Short):
+                asked = await self._no_room(answer, pack, upstream)
+                if asked is not None:
+                    return asked
+                continue
+            error = answer
+            kind = error.kind.value
+            errors = self._state.tally.errors
+            errors[kind] = errors.get(kind, 0) + 1
+            if error.kind is ErrorKind.BATCH_FATAL:
+                self._give_up_on(upstream, error)
+            elif error.kind is ErrorKind.RATE_LIMITED:
+                await self._obey(upstream, trip, error)
+            elif error.kind is ErrorKind.TRANSIENT:
+                await self._back_off(upstream, trip, pack[0].route, error)
+            else:
+                return self._spoiled(pack, upstream, error, trip.request_id)
+
+    # ---- which upstream ----
+
+    async def _next(self, route: Route, trip: Trip) -> Upstream | None:
+        """The upstream to call now, after waiting for one; None when there is none."""
+        tries = self._settings.transient_tries
+        while not self._state.stopping:
+            exhausted = [one for one in route if trip.tries.get(one.label, 0) >= tries]
+            now = self._clock.now()
+            choice = choose(route, exhausted, now, self._settings.patience_s)
+            if choice.upstream is not None:
+                self._state.note = ""
+                return choice.upstream
+            if choice.wait_s == float("inf"):
+                if all(one.dead for one in route):
+                    self._leave_behind(route)
+                return None
+            left = [one for one in route if not one.dead and one not in exhausted]
+            if all(one.quota_until > now for one in left):
+                self._state.run_out(*left[0].quota_why)
+                return None
+            self._check_outage(left, now)
+            self._state.note = (
+                f"{' and '.join(one.label for one in left)} do not answer: "
+                f"trying again in {choice.wait_s:.0f} s"
+            )
+            await self._state.wait(min(choice.wait_s, _CHOICE_POLL_S))
+        return None
+
+    def _leave_behind(self, route: Route) -> None:
+        """Nobody is left to ask these rows: they stay pending; others may go on."""
+        message = " ".join(one.dead for one in route)
+        self._state.left_behind = self._state.left_behind or message
+        if all(one.dead for one in self._upstreams):
+            self._state.stop_for_good(message)
+
+    def _check_outage(self, left: Sequence[Upstream], now: float) -> None:
+        since = [one.breaker.down_since for one in left]
+        bound = self._settings.max_outage_s
+        if all(at is not None and now - at > bound for at in since):
+            names = " and ".join(one.label for one in left)
+            self._state.stop_for_good(
+                f"{names} has not answered for {bound:,.0f} s. Rows not done stay pending; "
+                "run again later."
+            )
+
+    def _give_up_on(self, upstream: Upstream, error: ProviderError) -> None:
+        """Every call to this upstream would fail the same way."""
+        message = fatal_message(upstream.label, error)
+        of_key = error.status in _KEY_STATUSES or "API_KEY" in error.code
+        for one in self._upstreams:
+            same_key = (one.endpoint.provider, one.endpoint.key_id) == (
+                upstream.endpoint.provider,
+                upstream.endpoint.key_id,
+            )
+            if (one is upstream or (of_key and same_key)) and not one.dead:
+                one.dead = message
+                self._state.log.event("upstream given up", model=one.label, message=message)
+
+    def _others(self, route: Route, upstream: Upstream) -> bool:
+        """Whether the route has another upstream that is not given up."""
+        return any(one is not upstream and not one.dead for one in route)
+
+    # ---- after a failure ----
+
+    async def _obey(self, upstream: Upstream, trip: Trip, error: ProviderError) -> None:
+        """A 429: everyone pauses; uses up no try."""
+        settings = self._settings
+        now = self._clock.now()
+        trip.refused_since = now if trip.refused_since is None else trip.refused_since
+        pauses = trip.pauses.get(upstream.label, 0)
+        trip.pauses[upstream.label] = pauses + 1
+        pause = error.retry_after_s
+        if pause is None:
+            pause = min(settings.max_backoff_s, 2.0**pauses) * self._rng.uniform(0.5, 1.0)
+        if max(pause, now - trip.refused_since) > settings.max_pause_s:
+            message = (
+                f"{upstream.label} asks to wait {pause:,.0f} s: {error.message} "
+                "Rows not done stay pending; run again later."
+            )
+            upstream.quota_until = now + pause
+            upstream.quota_why = ("stopped", message)
+            if all(one.dead or one.quota_until > now for one in self._upstreams):
+                self._state.stop_for_good(message)
+            return
+        await upstream.gate.pause(pause, error.message)
+
+    async def _back_off(
+        self, upstream: Upstream, trip: Trip, route: Route, error: ProviderError
+    ) -> None:
+        """A passing failure: wait before the same upstream is called again."""
+        settings = self._settings
+        tries = trip.tries.get(upstream.label, 0) + 1
+        trip.tries[upstream.label] = tries
+        if tries >= settings.transient_tries:
+            return
+        chosen = choose(route, (), self._clock.now(), settings.patience_s).upstream
+        if chosen is not None and chosen is not upstream:
+            return
+        longest = min(settings.max_backoff_s, settings.backoff_s * 2.0**tries)
+        asked = min(error.retry_after_s or 0.0, settings.max_pause_s)
+        await self._state.wait(max(self._rng.uniform(0.0, longest), asked))
+
+    def _outage(self, pack: list[Member], error: ProviderError, last_round: bool) -> Asked:
+        names = " and ".join(one.label for one in pack[0].route if not one.dead)
+        for member in pack:
+            member.error = f"{names} did not answer: {error.message}"
+            member.refused = False
+        if last_round:
+            for member in pack:
+                self._finisher.failed(member, ErrorKind.TRANSIENT.value)
+        else:
+            self._state.put_off.append(pack)
+        return Asked(pack, ended=True)
+
+    def _spoiled(
+        self, pack: list[Member], upstream: Upstream, error: ProviderError, request_id: str
+    ) -> Asked:
+        """The request was refused for what is in it: find the row, or, if it is alone, end it."""
+        for member in pack:
+            member.asks += 1
+            member.error = error.message
+            member.refused = error.kind is ErrorKind.REFUSED
+        if len(pack) == 1 and error.kind is ErrorKind.ITEM_PERMANENT:
+            self._finisher.failed(pack[0], error.kind.value, upstream.label)
+            upstream.refused_alone += 1
+            if not upstream.answered and upstream.refused_alone >= _REFUSED_ALONE:
+                # Nothing was ever answered and row after row is refused: the request is at fault.
+                upstream.dead = fatal_message(upstream.label, error)
+                if all(one.dead for one in self._upstreams):
+                    self._state.stop_for_good(upstream.dead)
+            return Asked(pack, ended=True)
+        return Asked(pack, failure=error.message, request_id=request_id)
+
+    # ---- budgets ----
+
+    async def _no_room(self, short: Short, pack: list[Member], upstream: Upstream) -> Asked | None:
+        """No budget has room for the pack now.
+
+        Wait for calls in flight to settle for less than their worst case; when none is in flight,
+        ask smaller packs; when not even one row fits, the budget is reached.
+
+        Returns:
+            What to do with the pack; None: try again.
+        """
+        if short.may_ease:
+            await self._wait_for_room(short)
+            return None
+        if len(pack) > 1:
+            return Asked(pack, too_dear=True)
+        self.short = short
+        if short.budget.account.scope is Scope.PROVIDER and self._others(pack[0].route, upstream):
+            # Another provider may have a budget left.
+            provider = upstream.endpoint.provider
+            for one in self._upstreams:
+                if one.endpoint.provider == provider:
+                    one.quota_until = next_day_at(provider, self._clock.now())
+                    one.quota_why = ("budget", "")
+            return None
+        self._state.run_out("budget", "")
+        return Asked(pack, ended=True)
+
+    async def _wait_for_room(self, short: Short) -> None:
+        """Wait until the budget has room for what did not fit, or nothing is in flight on it."""
+        account = short.budget.account
+        need = short.worst_nano
+        # One at a time: who waits behind would be refused as well.
+        async with self._room:
+            while not self._state.stopping:
+                self._settled_one.clear()
+                balance, easing = await asyncio.to_thread(self._read_room, account)
+                if balance.taken + need <= short.budget.limit_nano or not easing:
+                    return
+                waiter = asyncio.ensure_future(self._settled_one.wait())
+                try:
+                    await asyncio.wait([waiter], timeout=_ROOM_POLL_S)
+                finally:
+                    waiter.cancel()
+
+    def _read_room(self, account: Any) -> tuple[Balance, bool]:
+        ledger = self._state.ledger
+        with ledger.read() as connection:
+            balance = read_balance(connection, account)
+            return balance, may_ease(connection, ledger.now(connection), account)
+
+    # ---- one wire call ----
+
+    async def _attempt(
+        self, pack: list[Member], trip: Trip, upstream: Upstream, call: WireCall, most: Usage
+    ) -> Answers | ProviderError | Short | None:
+        """One wire call: wait for a turn, write it ahead, send, settle.
+
+        None: it was not sent; try again.
+        """
+        ticket = await self._turn(upstream, most.input_tokens, len(pack))
+        if ticket is None:
+            return None
+        self._attempt_count += 1
+        attempt_id = f"{self._state.owner.owner_id}-{self._attempt_count}"
+        attempt = self._new_attempt(attempt_id, pack, trip, upstream, call, most, ticket)
+        admission = await self._state.writer.post(ADMIT, attempt)
+        upstream.gate.learn(admission.pause)
+        if admission.short is not None:
+            return admission.short
+        if not admission.admitted:
+            return None
+        if upstream.gate.missed(ticket):
+            self._settle(Settlement(attempt_id, AttemptState.REFUNDED, 0))
+            return None
+        self._count_attempt(pack, ticket, first=not trip.sent)
+        trip.sent = True
+        left = ticket.go_at - self._clock.now()
+        if left > 0:
+            await self._clock.sleep(left)
+        flight = Flight(
+            attempt_id, pack, upstream, ticket, call, attempt.worst_nano, self._clock.now()
+        )
+        self._state.in_flight += 1
+        wire: WireReply | None = None
+        try:
+            wire = await self._transport.send(call, timeout_s=self._step.timeout_s)
+            reply = upstream.endpoint.codec.read(wire)
+        except ProviderError as error:
+            self._failed(flight, error, wire)
+            return error
+        finally:
+            self._state.in_flight -= 1
+        self._answered(flight)
+        return self._settle_reply(flight, reply, wire)
+
+    async def _turn(self, upstream: Upstream, input_tokens: int, count: int) -> Ticket | None:
+        """Wait at the gate; None when the run stops meanwhile."""
+        state = self._state
+        task = asyncio.current_task()
+        assert task is not None
+        state.before_send.add(task)
+        try:
+            return await upstream.gate.acquire(input_tokens, upstream.output_per_item * count)
+        except asyncio.CancelledError:
+            if not state.stopping:
+                raise
+            task.uncancel()
+            return None
+        finally:
+            state.before_send.discard(task)
+
+    def _answered(self, flight: Flight) -> None:
+        if flight.upstream.breaker.succeeded():
+            self._state.log.event("breaker closed", model=flight.upstream.label)
+
+    def _failed(self, flight: Flight, error: ProviderError, wire: WireReply | None) -> None:
+        """Tell breaker, ledger and log of a call without a usable reply."""
+        upstream, now = flight.upstream, self._clock.now()
+        if error.kind is ErrorKind.TRANSIENT:
+            opened = upstream.breaker.failed(now, flight.began)
+        elif error.kind is ErrorKind.RATE_LIMITED:
+            others = self._others(flight.pack[0].route, upstream)
+            opened = upstream.breaker.refused(now, flight.began, may_open=others)
+        else:
+            # It answers, if not as we wish.
+            upstream.breaker.succeeded()
+            opened = False
+        if opened:
+            wait_s = round(upstream.breaker.wait_s(now), 1)
+            self._state.log.event(
+                "breaker opened", model=upstream.label, wait_s=wait_s, message=error.message
+            )
+        self._settle_error(flight, error, wire, now - flight.began)
+
+    def _build(self, pack: list[Member], upstream: Upstream) -> tuple[WireCall, Usage]:
+        """The call for a pack: its text's estimated tokens, and the bound on its output."""
+        step = self._step
+        note = "; ".join(
+            f"earlier answer for id {place}: {member.error}"
+            for place, member in enumerate(pack)
+            if member.asks and member.error and not member.refused
+        )
+        bound = step.output_tokens_base + step.output_tokens_per_item * len(pack)
+        if any(member.asks for member in pack):
+            # The earlier answer may have been cut at the bound.
+            bound *= 2
+        request = LlmRequest(
+            model=upstream.endpoint.model,
+            system=step.system_prompt,
+            user=step.user_message([member.content for member in pack], note[:1_000]),
+            schema=step.request_schema,
+            schema_name=step.name,
+            max_output_tokens=bound,
+            temperature=step.temperature,
+        )
+        endpoint = upstream.endpoint
+        call = endpoint.codec.build(request, key=endpoint.key, base_url=endpoint.base_url)
+        estimated = self._system_tokens + sum(member.tokens for member in pack)
+        return call, Usage(input_tokens=estimated, output_tokens=bound)
+
+    def _new_attempt(
+        self,
+        attempt_id: str,
+        pack: list[Member],
+        trip: Trip,
+        upstream: Upstream,
+        call: WireCall,
+        most: Usage,
+        ticket: Ticket,
+    ) -> NewAttempt:
+        job, endpoint, now = self._state.job, upstream.endpoint, self._clock.now()
+        realm = self._state.ledger.realm
+        members = [[member.rows[0][1].ordinal, member.key] for member in pack]
+        workload_day, provider_day = upstream.days(now)
+        spending = self._settings.spending
+        return NewAttempt(
+            attempt_id=attempt_id,
+            realm=realm,
+            workload=job.workload,
+            step=self._step.name,
+            batch_id=job.batch_id,
+            run_id=job.run_id,
+            request_id=trip.request_id,
+            parent_request_id=trip.parent,
+            reason="retry" if trip.sent else trip.reason,
+            provider=endpoint.provider,
+            model=endpoint.label,
+            key_id=endpoint.key_id,
+            lane="realtime",
+            owner_id=self._state.owner.owner_id,
+            item_count=len(pack),
+            members=orjson.dumps(members).decode(),
+            estimated_input_tokens=most.input_tokens,
+            worst_nano=upstream.worst_nano(len(call.body), most.output_tokens, now),
+            rate_wait_s=ticket.waited_s,
+            workload_day=workload_day,
+            provider_day=provider_day,
+            timeout_s=self._step.timeout_s,
+            budgets=budgets_of(spending, realm, job.workload, job.batch_id, upstream, now)
+            if spending.bounded
+            else (),
+        )
+
+    # ---- settling ----
+
+    def _settle(self, settlement: Settlement, endings: list[Ending] | None = None) -> None:
+        self._state.post(SETTLE, settlement, partial(self._settled, endings or []))
+
+    def _settled(self, endings: list[Ending], held: list[bool]) -> None:
+        self._settled_one.set()
+        self._finisher.ended(endings, held)
+
+    def _settle_reply(self, flight: Flight, reply: Reply, wire: WireReply) -> Answers:
+        """Validate a reply and settle it with all that follows; a validator's bug loses nothing."""
+        pack, attempt_id, upstream = flight.pack, flight.attempt_id, flight.upstream
+        latency_s = self._clock.now() - flight.began
+        upstream.answered = True
+        usage = reply.usage or Usage()
+        cost = upstream.cost_nano(usage, flight.began)
+        if reply.provider_cost_usd is not None:
+            cost = round(reply.provider_cost_usd * NANO)
+        upstream.gate.correct(flight.ticket, usage.input_tokens, usage.output_tokens)
+        learned = usage.output_tokens / len(pack)
+        upstream.output_per_item += 0.1 * (learned - upstream.output_per_item)
+        self._count_usage(pack, usage, cost, latency_s)
+        settlement = partial(
+            Settlement,
+            attempt_id=attempt_id,
+            state=AttemptState.SETTLED,
+            cost_nano=cost,
+            status=wire.status,
+            answered_model=reply.model,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
+            output_tokens=usage.output_tokens,
+            thinking_tokens=usage.thinking_tokens,
+            latency_s=latency_s,
+            request=flight.call.body,
+            reply=wire.body,
+        )
+        try:
+            answers = read_answers(self._step, len(pack), reply)
+        except Exception:
+            # The reply is paid: keep it, so that a later run derives it once the bug is mended.
+            self._settle(settlement(derived=False))
+            raise
+        endings = self._finisher.endings(self._succeeded(flight, answers))
+        results = StoreResults(
+            realm=self._state.ledger.realm,
+            workload=self._state.job.workload,
+            step=self._step.name,
+            model=upstream.label,
+            attempt_id=attempt_id,
+            owner_id=self._state.owner.owner_id,
+            outputs=[(pack[place].key, output) for place, output in answers.valid.items()],
+        )
+        self._settle(
+            settlement(
+                derived=not answers.problems,
+                results=results,
+                finished=[request for request, _, _ in endings],
+            ),
+            endings,
+        )
+        self._log_attempt("settled", flight, latency_s, cost, problems=len(answers.problems))
+        return answers
+
+    def _succeeded(self, flight: Flight, answers: Answers) -> list[Finished]:
+        """Mark what a reply says on its members; gives the rows that it ends."""
+        pack = flight.pack
+        for place, problem in answers.problems.items():
+            member = pack[place]
+            member.asks += 1
+            member.error = problem
+            member.refused = answers.refused
+        entries = []
+        for place in answers.valid:
+            member = pack[place]
+            self._state.members.pop(member.key, None)
+            for rank, (state, item) in enumerate(member.rows):
+                outcome = ItemOutcome(
+                    ordinal=item.ordinal,
+                    outcome=Outcome.SUCCEEDED,
+                    cached=rank > 0,
+                    cache_key=member.key,
+                    model=flight.upstream.label,
+                    attempt_id=flight.attempt_id,
+                    cost_nano=member.cost_nano if rank == 0 else 0,
+                )
+                entries.append((state, item, outcome))
+        return entries
+
+    def _settle_error(
+        self, flight: Flight, error: ProviderError, wire: WireReply | None, latency_s: float
+    ) -> None:
+        usage = error.usage or Usage()
+        lost = error.maybe_billed and error.usage is None
+        upstream = flight.upstream
+        cost = flight.worst_nano if lost else upstream.cost_nano(usage, flight.began)
+        self._settle(
+            Settlement(
+                attempt_id=flight.attempt_id,
+                state=AttemptState.LOST if lost else AttemptState.SETTLED,
+                cost_nano=cost,
+                status=error.status,
+                error_kind=error.kind.value,
+                error=error.message[:2_000],
+                input_tokens=usage.input_tokens,
+                cached_input_tokens=usage.cached_input_tokens,
+                cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
+                output_tokens=usage.output_tokens,
+                thinking_tokens=usage.thinking_tokens,
+                latency_s=latency_s,
+                request=flight.call.body,
+                reply=None if wire is None else wire.body,
+            )
+        )
+        upstream.gate.correct(flight.ticket, usage.input_tokens, usage.output_tokens)
+        if lost:
+            self._state.tally.lost_nano += cost
+        else:
+            self._count_usage(flight.pack, usage, cost, latency_s)
+        event = "lost" if lost else error.kind.value
+        self._log_attempt(
+            event, flight, latency_s, cost, status=error.status, message=error.message
+        )
+
+    def _log_attempt(
+        self, event: str, flight: Flight, latency_s: float, cost_nano: int, **fields: Any
+    ) -> None:
+        state, item = flight.pack[0].rows[0]
+        self._state.log.event(
+            event,
+            chunk=state.chunk.chunk_key,
+            item=item.item_id,
+            items=len(flight.pack),
+            attempt=flight.attempt_id,
+            model=flight.upstream.label,
+            duration_s=round(latency_s, 4),
+            cost_usd=cost_nano / NANO,
+            **fields,
+        )
+
+    # ---- counting ----
+
+    def _count_attempt(self, pack: list[Member], ticket: Ticket, *, first: bool) -> None:
+        tallies = [self._state.tally, *(state.tally for state in chunks_of(pack))]
+        for tally in tallies:
+            tally.attempts += 1
+            tally.requests += first
+            tally.rate_wait_s += ticket.waited_s
+
+    def _count_usage(
+        self, pack: list[Member], usage: Usage, cost_nano: int, latency_s: float
+    ) -> None:
+        self._state.tally.add_usage(usage, cost_nano, 1.0)
+        self._state.tally.latencies_s.append(latency_s)
+        for state in chunks_of(pack):
+            state.tally.latencies_s.append(latency_s)
+        # The stated rule: an attempt's cost is split equally over the rows it asked about; the
+        # first takes the rest.
+        share = cost_nano // len(pack)
+        for place, member in enumerate(pack):
+            member.cost_nano += share + (cost_nano - share * len(pack) if place == 0 else 0)
+            member.rows[0][0].tally.add_usage(usage, cost_nano / len(pack), 1.0 / len(pack))
+
+
+def fatal_message(label: str, error: ProviderError) -> str:
+    """What to tell of an upstream that refuses every call."""
+    status = f"HTTP {error.status}: " if error.status else ""
+    return (
+        f"{label} refuses every call ({status}{error.message}). Nothing more is sent to it; rows "
+        "not done stay pending. Check the key, the model name and the account "
+        "(`batch-pipeline keys check`), then run again."
+    )

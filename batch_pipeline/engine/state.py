@@ -1,0 +1,168 @@
+"""What the parts of one engine run share: its counts, its reasons to stop, its posted writes.
+
+What belongs here: state and the few moves on it. What does not: planning (engine.py), calling
+(calling.py), finishing (finishing.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from batch_pipeline.clock import Clock
+from batch_pipeline.engine.job import Event, Job, Tally
+from batch_pipeline.engine.records import Member
+from batch_pipeline.ledger.calls import Owner
+from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.ledger.writer import Operation
+
+
+class Log(Protocol):
+    """Takes the events of a run, for people and programs to read afterwards."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Note that something happened now."""
+        ...
+
+
+class NoLog:
+    """Forgets everything."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Do nothing."""
+
+
+class RunState:
+    """One run, as its parts see it.
+
+    Args:
+        ledger: the ledger.
+        clock: time.
+        job: what to do.
+        emit: takes the run's events.
+        log: takes what happens on the way.
+
+    Attributes:
+        tally: what the run did so far.
+        total: rows of its chunks.
+        in_flight: calls on the wire.
+        note: what it waits for, for people.
+        members: open questions by cache key.
+        put_off: packs to be asked once more, because of an outage.
+        before_send: tasks that wait and may be cancelled without losing a paid answer.
+        interrupted: somebody asked it to stop.
+        fatal: why nothing more can succeed.
+        left_behind: why some rows cannot be asked although others can.
+        ran_out: why what is left must wait: `budget` or `daily_limit`, and the same in words.
+        broken: what went wrong with the engine or the ledger.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        job: Job,
+        emit: Callable[[Event], None],
+        log: Log | None,
+    ) -> None:
+        self.ledger = ledger
+        self.writer = ledger.writer
+        self.clock = clock
+        self.job = job
+        self.emit = emit
+        self.log: Log = log or NoLog()
+        self.owner = Owner.here(job.run_id)
+        self.tally = Tally()
+        self.total = 0
+        self.in_flight = 0
+        self.note = ""
+        self.members: dict[str, Member] = {}
+        self.put_off: list[list[Member]] = []
+        self.before_send: set[asyncio.Task[Any]] = set()
+        self.interrupted = False
+        self.fatal = ""
+        self.left_behind = ""
+        self.ran_out: tuple[str, str] | None = None
+        self.broken: BaseException | None = None
+        self.commits: set[asyncio.Future[Any]] = set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is to be admitted."""
+        return (
+            self.interrupted
+            or bool(self.fatal)
+            or self.ran_out is not None
+            or self.broken is not None
+        )
+
+    def stop(self) -> None:
+        """Somebody asks to stop: nothing more is admitted, calls in flight come back."""
+        if not self.interrupted:
+            self.interrupted = True
+            self.note = "stopping: waiting for calls in flight"
+            self._cancel_waiting()
+
+    def stop_for_good(self, message: str) -> None:
+        """Every further row would fail the same way: stop at once, leave them pending."""
+        if not self.fatal:
+            self.fatal = message
+            self.log.event("stopped", message=message)
+            self._cancel_waiting()
+
+    def run_out(self, status: str, message: str) -> None:
+        """What is left must wait for more money or another day."""
+        if self.ran_out is None:
+            self.ran_out = (status, message)
+            self.log.event(f"{status} reached", message=message)
+            self._cancel_waiting()
+
+    def break_off(self, error: BaseException) -> None:
+        """The ledger or the engine itself failed: admit nothing more."""
+        if self.broken is None:
+            self.broken = error
+            self._cancel_waiting()
+
+    def _cancel_waiting(self) -> None:
+        for task in self.before_send:
+            task.cancel()
+
+    async def wait(self, seconds: float) -> None:
+        """Sleep, but not beyond a stop."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.before_send.add(task)
+        try:
+            await self.clock.sleep(seconds)
+        except asyncio.CancelledError:
+            if not self.stopping:
+                raise
+            task.uncancel()
+        finally:
+            self.before_send.discard(task)
+
+    def post(
+        self, operation: Operation[Any], parameters: Any, then: Callable[[Any], None] | None = None
+    ) -> None:
+        """Queue a write; `then` gets its answer once committed, and a failure stops the run."""
+        future = self.writer.post(operation, parameters)
+        self.commits.add(future)
+
+        def done(_: asyncio.Future[Any]) -> None:
+            self.commits.discard(future)
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is not None:
+                self.break_off(error)
+            elif then is not None:
+                then(future.result())
+
+        future.add_done_callback(done)
+
+    async def commit_all(self) -> None:
+        """Wait until every posted write, and what follows from it, is committed."""
+        while self.commits:
+            await asyncio.wait(self.commits)
+            await asyncio.sleep(0)

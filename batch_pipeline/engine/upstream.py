@@ -1,0 +1,170 @@
+"""The models that a run may call, each with its gate, breaker and price; and which one is next.
+
+What belongs here: what a run knows about each endpoint, and the choice along a route. What does
+not: calling (calling.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from batch_pipeline.clock import Clock
+from batch_pipeline.engine.breaker import Breaker, BreakerRules
+from batch_pipeline.engine.job import Endpoint, Spending
+from batch_pipeline.ledger.calls import Owner, PauseKey
+from batch_pipeline.ledger.spend import Account, Budget, Scope
+from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.limits.days import day_of, next_day_at
+from batch_pipeline.limits.limiter import Gate
+from batch_pipeline.pricing.prices import find_pricer
+from batch_pipeline.providers.base import Usage
+
+_TEMPLATE_TOKENS = 64
+"""What a chat template may add to the texts that we send."""
+
+
+class Upstream:
+    """One endpoint of a run.
+
+    Attributes:
+        endpoint: what is called.
+        gate: where its calls wait for their turn.
+        breaker: whether it answers at present.
+        dead: why nothing more is sent to it in this run; empty while it may be called.
+        quota_until: its daily limit or budget is used up until then (UTC seconds).
+        quota_why: how a run ends that cannot wait for that: status and words.
+        output_per_item: output tokens of one row, learned from its replies.
+        answered: it has answered at least once.
+        left_out: settings that its model does not take.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        ledger: Ledger,
+        clock: Clock,
+        owner: Owner,
+        rules: BreakerRules,
+        output_per_item: float,
+    ) -> None:
+        self.endpoint = endpoint
+        key = PauseKey(ledger.realm, endpoint.provider, endpoint.label, endpoint.key_id)
+        self.gate = Gate(ledger.writer, clock, key, owner.owner_id, endpoint.rates)
+        self.breaker = Breaker(rules)
+        self.dead = ""
+        self.quota_until = 0.0
+        self.quota_why = ("daily_limit", "")
+        self.output_per_item = output_per_item
+        self.answered = False
+        self.refused_alone = 0
+        self._price: Callable[[Usage, float], int] | None = find_pricer(
+            endpoint.provider, endpoint.model
+        )
+        self._days = ("", "")
+        self._days_until = 0.0
+
+    @property
+    def label(self) -> str:
+        """`provider/model`, as results are stored under."""
+        return self.endpoint.label
+
+    def cost_nano(self, usage: Usage, at: float) -> int:
+        """What an attempt costs; 0 where no price is known."""
+        return 0 if self._price is None else self._price(usage, at)
+
+    def worst_nano(self, body_bytes: int, output_bound: int, at: float) -> int:
+        """What an attempt can cost at most.
+
+        No tokenizer makes more tokens than bytes, and no prompt token costs more than one that is
+        written to a cache.
+
+        Args:
+            body_bytes: length of the request's body.
+            output_bound: billable output tokens at most.
+            at: when it is sent.
+        """
+        if self._price is None:
+            return 0
+        most = body_bytes + _TEMPLATE_TOKENS
+        return max(
+            self._price(usage, at)
+            for usage in (
+                Usage(input_tokens=most, output_tokens=output_bound),
+                Usage(input_tokens=most, cache_write_tokens=most, output_tokens=output_bound),
+                Usage(input_tokens=most, cache_write_1h_tokens=most, output_tokens=output_bound),
+            )
+        )
+
+    def days(self, at: float) -> tuple[str, str]:
+        """The day of a workload's budget and the day of this provider's, at `at`."""
+        if at >= self._days_until:
+            provider = self.endpoint.provider
+            self._days = day_of("", at), day_of(provider, at)
+            self._days_until = min(next_day_at("", at), next_day_at(provider, at))
+        return self._days
+
+
+def budgets_of(
+    spending: Spending, realm: str, workload: str, batch_id: str, upstream: Upstream, at: float
+) -> tuple[Budget, ...]:
+    """The budgets that an attempt at `upstream` must fit into."""
+    workload_day, provider_day = upstream.days(at)
+    found = []
+    if spending.batch_nano is not None:
+        found.append(Budget(Account(realm, Scope.BATCH, batch_id), spending.batch_nano))
+    if spending.workload_day_nano is not None:
+        account = Account(realm, Scope.WORKLOAD, workload, workload_day)
+        found.append(Budget(account, spending.workload_day_nano))
+    if spending.provider_day_nano is not None:
+        account = Account(realm, Scope.PROVIDER, upstream.endpoint.provider, provider_day)
+        found.append(Budget(account, spending.provider_day_nano))
+    return tuple(found)
+
+
+Route = tuple[Upstream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which upstream to call next.
+
+    Attributes:
+        upstream: it may be called now; None where none may.
+        wait_s: seconds after which to choose again; infinite where no upstream is left.
+    """
+
+    upstream: Upstream | None
+    wait_s: float = 0.0
+
+
+def choose(route: Route, exhausted: Sequence[Upstream], now: float, patience_s: float) -> Choice:
+    """The first upstream of the route that can answer soon.
+
+    A pause (429) of more than `patience_s` is not waited for while another upstream can answer.
+
+    Args:
+        route: in order of preference.
+        exhausted: those that had their tries for this request.
+        now: UTC seconds.
+        patience_s: see above.
+    """
+    left = [one for one in route if not one.dead and one not in exhausted]
+    waits = []
+    for upstream in left:
+        wait_s = upstream.breaker.wait_s(now)
+        if upstream.quota_until > now:
+            wait_s = max(wait_s, upstream.quota_until - now)
+        if wait_s <= 0:
+            pause_s = upstream.gate.paused_s()
+            if pause_s <= patience_s:
+                return Choice(upstream)
+            # The gate itself waits for the pause, should it come to that.
+            wait_s = pause_s
+        waits.append((wait_s, upstream))
+    if not waits:
+        return Choice(None, float("inf"))
+    wait_s, upstream = min(waits, key=lambda pair: pair[0])
+    if upstream.breaker.wait_s(now) <= 0 and upstream.quota_until <= now:
+        return Choice(upstream)
+    return Choice(None, wait_s)
