@@ -20,7 +20,7 @@ import orjson
 
 from batch_pipeline.engine.answers import Answers, read_answers
 from batch_pipeline.engine.finishing import Ending, Finisher
-from batch_pipeline.engine.records import Asked, Finished, Flight, Member, Trip, chunks_of
+from batch_pipeline.engine.records import Asked, Built, Finished, Flight, Member, Trip, chunks_of
 from batch_pipeline.engine.state import RunState
 from batch_pipeline.engine.upstream import Route, Upstream, budgets_of, choose
 from batch_pipeline.ledger.batches import ItemOutcome
@@ -42,7 +42,6 @@ from batch_pipeline.providers.base import (
     ProviderError,
     Reply,
     Usage,
-    WireCall,
     WireReply,
 )
 from batch_pipeline.providers.transport import Transport
@@ -99,7 +98,7 @@ class Caller:
         self._request_count += 1
         name = f"{self._state.owner.owner_id}-r{self._request_count}"
         trip = Trip(name, parent, reason)
-        built: dict[str, tuple[WireCall, Usage]] = {}
+        built: dict[str, Built] = {}
         error: ProviderError | None = None
         while True:
             upstream = await self._next(pack[0].route, trip)
@@ -109,12 +108,11 @@ class Caller:
                 return self._outage(pack, error, last_round)
             if upstream.label not in built:
                 built[upstream.label] = self._build(pack, upstream)
-            call, most = built[upstream.label]
             probe = upstream.breaker.state != "closed"
             upstream.breaker.begin(self._clock.now())
             answer = None
             try:
-                answer = await self._attempt(pack, trip, upstream, call, most)
+                answer = await self._attempt(pack, trip, upstream, built[upstream.label])
             finally:
                 if probe and not isinstance(answer, Answers | ProviderError):
                     upstream.breaker.give_up()
@@ -328,18 +326,18 @@ class Caller:
     # ---- one wire call ----
 
     async def _attempt(
-        self, pack: list[Member], trip: Trip, upstream: Upstream, call: WireCall, most: Usage
+        self, pack: list[Member], trip: Trip, upstream: Upstream, built: Built
     ) -> Answers | ProviderError | Short | None:
         """One wire call: wait for a turn, write it ahead, send, settle.
 
         None: it was not sent; try again.
         """
-        ticket = await self._turn(upstream, most.input_tokens, len(pack))
+        ticket = await self._turn(upstream, built.input_tokens, len(pack))
         if ticket is None:
             return None
         self._attempt_count += 1
         attempt_id = f"{self._state.owner.owner_id}-{self._attempt_count}"
-        attempt = self._new_attempt(attempt_id, pack, trip, upstream, call, most, ticket)
+        attempt = self._new_attempt(attempt_id, pack, trip, upstream, built, ticket)
         admission = await self._state.writer.post(ADMIT, attempt)
         upstream.gate.learn(admission.pause)
         if admission.short is not None:
@@ -355,12 +353,12 @@ class Caller:
         if left > 0:
             await self._clock.sleep(left)
         flight = Flight(
-            attempt_id, pack, upstream, ticket, call, attempt.worst_nano, self._clock.now()
+            attempt_id, pack, upstream, ticket, built.call, attempt.worst_nano, self._clock.now()
         )
         self._state.in_flight += 1
         wire: WireReply | None = None
         try:
-            wire = await self._transport.send(call, timeout_s=self._step.timeout_s)
+            wire = await self._transport.send(built.call, timeout_s=self._step.timeout_s)
             reply = upstream.endpoint.codec.read(wire)
         except ProviderError as error:
             self._failed(flight, error, wire)
@@ -409,8 +407,8 @@ class Caller:
             )
         self._settle_error(flight, error, wire, now - flight.began)
 
-    def _build(self, pack: list[Member], upstream: Upstream) -> tuple[WireCall, Usage]:
-        """The call for a pack: its text's estimated tokens, and the bound on its output."""
+    def _build(self, pack: list[Member], upstream: Upstream) -> Built:
+        """The call for a pack."""
         step = self._step
         note = "; ".join(
             f"earlier answer for id {place}: {member.error}"
@@ -421,10 +419,11 @@ class Caller:
         if any(member.asks for member in pack):
             # The earlier answer may have been cut at the bound.
             bound *= 2
+        user = step.user_message([member.content for member in pack], note[:1_000])
         request = LlmRequest(
             model=upstream.endpoint.model,
             system=step.system_prompt,
-            user=step.user_message([member.content for member in pack], note[:1_000]),
+            user=user,
             schema=step.request_schema,
             schema_name=step.name,
             max_output_tokens=bound,
@@ -433,7 +432,7 @@ class Caller:
         endpoint = upstream.endpoint
         call = endpoint.codec.build(request, key=endpoint.key, base_url=endpoint.base_url)
         estimated = self._system_tokens + sum(member.tokens for member in pack)
-        return call, Usage(input_tokens=estimated, output_tokens=bound)
+        return Built(call, len(user.encode()), estimated, bound)
 
     def _new_attempt(
         self,
@@ -441,8 +440,7 @@ class Caller:
         pack: list[Member],
         trip: Trip,
         upstream: Upstream,
-        call: WireCall,
-        most: Usage,
+        built: Built,
         ticket: Ticket,
     ) -> NewAttempt:
         job, endpoint, now = self._state.job, upstream.endpoint, self._clock.now()
@@ -467,8 +465,10 @@ class Caller:
             owner_id=self._state.owner.owner_id,
             item_count=len(pack),
             members=orjson.dumps(members).decode(),
-            estimated_input_tokens=most.input_tokens,
-            worst_nano=upstream.worst_nano(len(call.body), most.output_tokens, now),
+            estimated_input_tokens=built.input_tokens,
+            worst_nano=upstream.worst_nano(
+                len(built.call.body), built.user_bytes, built.output_bound, now
+            ),
             rate_wait_s=ticket.waited_s,
             workload_day=workload_day,
             provider_day=provider_day,
@@ -491,14 +491,12 @@ class Caller:
         """Validate a reply and settle it with all that follows; a validator's bug loses nothing."""
         pack, attempt_id, upstream = flight.pack, flight.attempt_id, flight.upstream
         latency_s = self._clock.now() - flight.began
-        upstream.answered = True
         usage = reply.usage or Usage()
+        upstream.learn(usage, len(pack))
         cost = upstream.cost_nano(usage, flight.began)
         if reply.provider_cost_usd is not None:
             cost = round(reply.provider_cost_usd * NANO)
         upstream.gate.correct(flight.ticket, usage.input_tokens, usage.output_tokens)
-        learned = usage.output_tokens / len(pack)
-        upstream.output_per_item += 0.1 * (learned - upstream.output_per_item)
         self._count_usage(pack, usage, cost, latency_s)
         settlement = partial(
             Settlement,

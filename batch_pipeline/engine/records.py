@@ -99,6 +99,23 @@ def chunks_of(pack: Iterable[Member]) -> list[ChunkState]:
 
 
 @dataclass(frozen=True, slots=True)
+class Built:
+    """A pack as a call.
+
+    Attributes:
+        call: what is sent.
+        user_bytes: length of the user message in it.
+        input_tokens: estimated prompt tokens.
+        output_bound: billable output tokens at most.
+    """
+
+    call: WireCall
+    user_bytes: int
+    input_tokens: int
+    output_bound: int
+
+
+@dataclass(frozen=True, slots=True)
 class Flight:
     """One attempt on the wire; `worst_nano` is the most it can cost."""
 

@@ -6,7 +6,7 @@ not: calling (calling.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batch_pipeline.clock import Clock
@@ -17,11 +17,8 @@ from batch_pipeline.ledger.spend import Account, Budget, Scope
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.limits.days import day_of, next_day_at
 from batch_pipeline.limits.limiter import Gate
-from batch_pipeline.pricing.prices import find_pricer
+from batch_pipeline.pricing.prices import ModelPricer, UnknownPriceError, require_pricer
 from batch_pipeline.providers.base import Usage
-
-_TEMPLATE_TOKENS = 64
-"""What a chat template may add to the texts that we send."""
 
 
 class Upstream:
@@ -36,7 +33,7 @@ class Upstream:
         quota_why: how a run ends that cannot wait for that: status and words.
         output_per_item: output tokens of one row, learned from its replies.
         answered: it has answered at least once.
-        left_out: settings that its model does not take.
+        least_input: fewest prompt tokens that a reply billed; 0 before the first one.
     """
 
     def __init__(
@@ -58,9 +55,8 @@ class Upstream:
         self.output_per_item = output_per_item
         self.answered = False
         self.refused_alone = 0
-        self._price: Callable[[Usage, float], int] | None = find_pricer(
-            endpoint.provider, endpoint.model
-        )
+        self.least_input = 0
+        self._pricer = _find(endpoint.provider, endpoint.model)
         self._days = ("", "")
         self._days_until = 0.0
 
@@ -71,30 +67,35 @@ class Upstream:
 
     def cost_nano(self, usage: Usage, at: float) -> int:
         """What an attempt costs; 0 where no price is known."""
-        return 0 if self._price is None else self._price(usage, at)
+        return 0 if self._pricer is None else self._pricer.cost_nano(usage, at)
 
-    def worst_nano(self, body_bytes: int, output_bound: int, at: float) -> int:
+    def worst_nano(self, body_bytes: int, user_bytes: int, output_bound: int, at: float) -> int:
         """What an attempt can cost at most.
 
-        No tokenizer makes more tokens than bytes, and no prompt token costs more than one that is
-        written to a cache.
+        No tokenizer makes more tokens of a text than it has bytes. System prompt and schema are the
+        same in every request of a step, so together they never take more tokens than the smallest
+        prompt that was billed so far.
 
         Args:
             body_bytes: length of the request's body.
+            user_bytes: length of the user message in it.
             output_bound: billable output tokens at most.
             at: when it is sent.
         """
-        if self._price is None:
+        if self._pricer is None:
             return 0
-        most = body_bytes + _TEMPLATE_TOKENS
-        return max(
-            self._price(usage, at)
-            for usage in (
-                Usage(input_tokens=most, output_tokens=output_bound),
-                Usage(input_tokens=most, cache_write_tokens=most, output_tokens=output_bound),
-                Usage(input_tokens=most, cache_write_1h_tokens=most, output_tokens=output_bound),
-            )
-        )
+        most = body_bytes
+        if self.least_input:
+            most = min(most, self.least_input + user_bytes)
+        # no codec asks for the one hour kind of prompt cache
+        return self._pricer.worst_nano(most, output_bound, at, long_cache=False)
+
+    def learn(self, usage: Usage, items: int) -> None:
+        """Take note of what a reply used."""
+        self.answered = True
+        self.output_per_item += 0.1 * (usage.output_tokens / items - self.output_per_item)
+        if usage.input_tokens and (not self.least_input or usage.input_tokens < self.least_input):
+            self.least_input = usage.input_tokens
 
     def days(self, at: float) -> tuple[str, str]:
         """The day of a workload's budget and the day of this provider's, at `at`."""
@@ -103,6 +104,13 @@ class Upstream:
             self._days = day_of("", at), day_of(provider, at)
             self._days_until = min(next_day_at("", at), next_day_at(provider, at))
         return self._days
+
+
+def _find(provider: str, model: str) -> ModelPricer | None:
+    try:
+        return require_pricer(provider, model)
+    except UnknownPriceError:
+        return None
 
 
 def budgets_of(

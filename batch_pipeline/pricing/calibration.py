@@ -112,6 +112,9 @@ class CachedPrefix:
     certain: bool = False
 
 
+NO_PREFIX = CachedPrefix()
+
+
 def input_scale(counted: Iterable[tuple[int, int]], basis: str) -> InputScale:
     """The ratio of (local count, model's count) pairs, and how much it varies between requests.
 
@@ -169,7 +172,8 @@ def output_of_calls(
     sizes, tokens = _fit(sorted(pairs))
     mean = statistics.fmean(ratios)
     spread = statistics.pstdev(ratios) / mean if mean else 0.0
-    margin = max(_LEAST_OUTPUT_MARGIN, min(_OTHER_MODEL_MARGIN, 2 * spread / math.sqrt(len(ratios))))
+    error = 2 * spread / math.sqrt(len(ratios))
+    margin = max(_LEAST_OUTPUT_MARGIN, min(_OTHER_MODEL_MARGIN, error))
     return OutputScale(
         sizes=sizes,
         tokens=tokens,

@@ -65,9 +65,9 @@ class MissingBatchPriceError(UsageError):
         super().__init__(
             f"No Batch API price is known for {provider}/{model}, and the standard price is not "
             "taken in its place.",
-            f"Add a `batch:` block to its entry in {price_table().path}, for example `{provider}/{model}: "
-            "{input: 1.0, output: 5.0, batch: {input: 0.5, output: 2.5}}`, or use the realtime "
-            "lane.",
+            f"Add a `batch:` block to its entry in {price_table().path}, for example "
+            f"`{provider}/{model}: {{input: 1.0, output: 5.0, batch: {{input: 0.5, output: 2.5}}}}`"
+            ", or use the realtime lane.",
         )
 
 
@@ -83,10 +83,10 @@ class _Rates:
     output: float
     web_search: float
 
-    @property
-    def dearest_input(self) -> float:
+    def dearest_input(self, *, long_cache: bool) -> float:
         """The most that a prompt token can cost."""
-        return max(self.fresh_input, self.cache_read, self.cache_write, self.cache_write_1h)
+        dearest = max(self.fresh_input, self.cache_read, self.cache_write)
+        return max(dearest, self.cache_write_1h) if long_cache else dearest
 
 
 class ModelPricer:
@@ -111,7 +111,7 @@ class ModelPricer:
         self._lane = lane
         own = price_table() if table is None else table
         self._own = own.entries(provider, model)
-        self._info = None if self._own else _find_model(provider, model)
+        self._info: Any = None if self._own else _find_model(provider, model)
         self._compiled: dict[tuple[int, ...], tuple[Any, list[_Rates]]] = {}
 
     def cost_nano(self, usage: Usage, at: float) -> int:
@@ -145,7 +145,13 @@ class ModelPricer:
         )
 
     def worst_nano(
-        self, text_bytes: int, output_bound: int, at: float, *, web_searches: int = 0
+        self,
+        text_bytes: int,
+        output_bound: int,
+        at: float,
+        *,
+        web_searches: int = 0,
+        long_cache: bool = True,
     ) -> int:
         """The most that an attempt can cost, in nano-USD.
 
@@ -158,6 +164,7 @@ class ModelPricer:
             output_bound: billable output tokens at most, thinking included.
             at: when it is sent, in UTC seconds.
             web_searches: server-side searches at most.
+            long_cache: the call may write to a one hour prompt cache.
 
         Raises:
             MissingBatchPriceError: see `cost_nano`.
@@ -165,7 +172,7 @@ class ModelPricer:
         most = text_bytes + TEMPLATE_TOKENS
         return math.ceil(
             max(
-                most * rates.dearest_input
+                most * rates.dearest_input(long_cache=long_cache)
                 + output_bound * rates.output
                 + web_searches * rates.web_search
                 for rates in self._rates(at)
