@@ -517,7 +517,7 @@ def _admit(
             answers.append(Admission(False, state))
             continue
         worst = request.worst_nano
-        short = find_short(connection, now, request.budgets, balances, worst)
+        short = find_short(connection, now, request.budgets, balances, worst, changes)
         if short is not None:
             answers.append(Admission(False, state, short))
             continue

@@ -198,6 +198,10 @@ class Changes:
             sums[1] += lost
             sums[2] += reserved
 
+    def touches(self, account: Account) -> bool:
+        """Whether anything was noted for `account`."""
+        return account in self._sums
+
     def change_state(
         self,
         accounts: Sequence[Account],
@@ -237,12 +241,24 @@ def find_short(
     budgets: Sequence[Budget],
     balances: Mapping[Account, Balance],
     worst_nano: int,
+    changes: Changes,
 ) -> Short | None:
-    """The first budget that an attempt of `worst_nano` does not fit into; None when it fits."""
+    """The first budget that an attempt of `worst_nano` does not fit into; None when it fits.
+
+    Args:
+        connection: within the admitting transaction.
+        now: the ledger's time.
+        budgets: what the attempt must fit into.
+        balances: of their accounts, with what this transaction has admitted so far.
+        worst_nano: what the attempt can cost.
+        changes: what this transaction has admitted so far.
+    """
     for budget in budgets:
-        balance = balances[budget.account]
+        account = budget.account
+        balance = balances[account]
         if balance.taken + worst_nano > budget.limit_nano:
-            return Short(budget, balance, worst_nano, may_ease(connection, now, budget.account))
+            easing = changes.touches(account) or may_ease(connection, now, account)
+            return Short(budget, balance, worst_nano, easing)
     return None
 
 
