@@ -21,6 +21,7 @@ from batch_pipeline.settings import Settings, project_root
 HOME_VARIABLE = "DAGSTER_HOME"
 
 _CONFIG = "dagster.yaml"
+_OUR_STORAGE = "class: HomeStorage"
 _STAMP = ".ready"
 _LOCK = ".lock"
 _LOCK_TIMEOUT_S = 120.0
@@ -40,12 +41,20 @@ def ensure_home(settings: Settings) -> Path:
     Cheap when all is there. Otherwise one process creates while the others wait: Dagster's SQLite
     storage is left broken when two processes create it at once.
 
+    A DAGSTER_HOME whose dagster.yaml names a storage of the operator's own (deploy/postgres) is
+    used as it is.
+
     Returns:
         The home, which is also this process's DAGSTER_HOME from now on.
 
     Raises:
         HomeError: the folder cannot be written.
     """
+    own = _operators_home()
+    if own is not None:
+        with _clear_errors(settings):
+            _make_folders(settings)
+        return own
     home = settings.dagster_home
     if not _is_ready(settings):
         with creating_home(settings) as create:
@@ -67,7 +76,7 @@ def creating_home(settings: Settings) -> Iterator[bool]:
         Whether the storages have yet to be created; False when another process was faster.
     """
     home = settings.dagster_home
-    try:
+    with _clear_errors(settings):
         _make_folders(settings)
         with FileLock(home / _LOCK, timeout=_LOCK_TIMEOUT_S):
             create = not _is_ready(settings)
@@ -76,9 +85,16 @@ def creating_home(settings: Settings) -> Iterator[bool]:
             yield create
             if create:
                 _replace(home / _STAMP, _stamp())
+
+
+@contextmanager
+def _clear_errors(settings: Settings) -> Iterator[None]:
+    try:
+        yield
     except Timeout as error:
         raise HomeError(
-            f"Another process has been setting up {home} for {_LOCK_TIMEOUT_S:.0f} s.",
+            f"Another process has been setting up {settings.dagster_home} for "
+            f"{_LOCK_TIMEOUT_S:.0f} s.",
             "Wait for it, or end it, then try again.",
         ) from error
     except OSError as error:
@@ -91,6 +107,21 @@ def creating_home(settings: Settings) -> Iterator[bool]:
 def storage_folder(settings: Settings) -> Path:
     """Where Dagster's SQLite files are, for every door."""
     return settings.dagster_home / "storage"
+
+
+def _operators_home() -> Path | None:
+    """The DAGSTER_HOME of an operator who keeps Dagster's history elsewhere than below the data.
+
+    The temporary one of `dagster dev` is none: it has no dagster.yaml, or a copy of the project's.
+    """
+    named = os.environ.get(HOME_VARIABLE)
+    if not named:
+        return None
+    try:
+        config = (Path(named) / _CONFIG).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return None if _OUR_STORAGE in config else Path(named)
 
 
 def _is_ready(settings: Settings) -> bool:

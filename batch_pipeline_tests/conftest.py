@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: the reference data, and one simulator for the session."""
+"""Fixtures that several rooms share: the reference data, a simulator, PostgreSQL, ledgers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.settings import LEDGER_VARIABLE
+from batch_pipeline_tests.postgres import TEST_URL_VARIABLE, Postgres, postgres_for_tests
 from batch_pipeline_tests.simulated import Simulator
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared"
+
+_GIVEN_POSTGRES = os.environ.get(TEST_URL_VARIABLE)
 
 # Nothing a test does may reach a provider, or a developer's own data.
 for _variable in list(os.environ):
@@ -39,3 +43,30 @@ def simulator(simulator_process: Simulator) -> Simulator:
     """The simulator with an empty journal, no faults, no limits and hardly any latency."""
     simulator_process.reset()
     return simulator_process
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for this test process, or the one that TEST_URL_VARIABLE names."""
+    with postgres_for_tests(_GIVEN_POSTGRES) as running:
+        yield running
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> str:
+    """An empty ledger on PostgreSQL."""
+    return postgres.empty_ledger()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where this test's ledger is: the test runs once on each database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def either_database(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the installation's ledger be at `ledger_url`, for this process and those it starts."""
+    monkeypatch.setenv(LEDGER_VARIABLE, ledger_url)

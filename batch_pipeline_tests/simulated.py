@@ -27,6 +27,9 @@ QUICK: dict[str, Any] = {
     "seed": "simulator",
     "faults": [],
     "limits": [],
+    "key_marks": {},
+    "headers": True,
+    "day": None,
     "latency": {"base_s": 0.01, "per_output_token_s": 0.0, "jitter_s": 0.01},
 }
 

@@ -1,25 +1,34 @@
-"""`estimate`: what a table would ask, cost and take; nothing is called and nothing is written.
+"""`estimate`: what a table would ask, cost and take, route by route, before anything is spent.
 
-What belongs here: reading rows for the arithmetic, and its table. What does not: the arithmetic
-(workloads/estimate.py).
+What belongs here: options, the sample run, the tables. What does not: the arithmetic
+(workloads/estimate.py) and what it is fed with (workloads/compare.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from batch_pipeline.cli import options as opt
-from batch_pipeline.cli.output import OK, Output, duration, grid, usd
-from batch_pipeline.errors import UsageError
+from batch_pipeline.cli.output import OK, Output, duration, grid, usd, usd_of
 
 if TYPE_CHECKING:
-    from batch_pipeline.ledger.batches import Batch
-    from batch_pipeline.ledger.store import Ledger
+    from batch_pipeline.doors import RunRequest, RunResult
     from batch_pipeline.settings import Realm, Settings
+    from batch_pipeline.workloads.compare import Target
     from batch_pipeline.workloads.config import WorkloadConfig
-    from batch_pipeline.workloads.estimate import Estimate, Lookup, PlannedRow
+    from batch_pipeline.workloads.estimate import Estimate
+
+_SAMPLE_PARTS = 5
+
+_Routes = Annotated[
+    list[str] | None,
+    typer.Option("--route", help="Models to try, in order; give it again to compare routes."),
+]
 
 
 def estimate(
@@ -27,60 +36,97 @@ def estimate(
     input_: opt.Input = None,
     batch: opt.Batch = None,
     roadmap: opt.Roadmap = None,
-    route: opt.Route = None,
+    route: _Routes = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also every provider's default model.")
+    ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample",
+            min=1,
+            help="First run so many rows, spread over the table; they are kept and not paid again.",
+        ),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask the provider to count tokens.")
+    ] = False,
     workers: opt.Workers = None,
     rate_limit: opt.RateLimit = None,
     pack: opt.Pack = None,
     limit: opt.Limit = None,
     include_blocked: opt.IncludeBlocked = False,
+    yes: opt.Yes = False,
     simulate: opt.Simulate = None,
     encoding: opt.Encoding = None,
     delimiter: opt.Delimiter = None,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> int:
-    """Say what a run would ask, cost and take. Calls nothing, writes nothing."""
+    """Say what a run would ask, cost and take; spends nothing, unless --sample runs some rows."""
     from batch_pipeline.cli.run import choose_source
+    from batch_pipeline.doors import RunRequest
     from batch_pipeline.settings import load_settings
+    from batch_pipeline.workloads.compare import Target, compared_routes
     from batch_pipeline.workloads.config import load_workload_config
+    from batch_pipeline.workloads.runner import resolve_step
 
     voice = Output(json, verbose)
     settings = load_settings()
     config = load_workload_config(workload)
     source = choose_source(config, input_, roadmap, batch)
-    config = config.with_options(
-        opt.given(
-            route=route,
-            workers=workers,
-            rate_limit=rate_limit,
-            pack=pack,
-            limit=limit,
-            include_blocked=include_blocked,
-        )
+    knobs = opt.given(
+        route=route[0] if route else None,
+        workers=workers,
+        rate_limit=rate_limit,
+        pack=pack,
+        limit=limit,
+        include_blocked=include_blocked,
     )
+    config = config.with_options(knobs)
     realm = settings.realm(simulate)
-    found, known = estimate_request(
-        settings,
-        config,
-        realm,
-        source=source,
-        batch_id=batch,
-        reading=opt.given(encoding=encoding, delimiter=delimiter),
-    )
-    voice.emit(
-        {
-            "workload": workload,
-            "simulated": realm == "simulated",
-            "input": source,
-            "batch": known,
-            "route": config.route,
-            "rate_limit": config.rate_limit,
-            "workers": config.workers,
-            **asdict(found),
-        }
-    )
-    _print(voice, found, config, realm, known)
-    return OK
+    reading = opt.given(encoding=encoding, delimiter=delimiter)
+    routes = list(dict.fromkeys([config.route, *(route or ())]))
+    if compare:
+        routes = list(dict.fromkeys([*routes, *compared_routes()]))
+    target = Target(source, batch, reading)
+    taken: _Sample | None = None
+    if sample is not None:
+        if not _may_sample(voice, settings, config, realm, target, sample, yes, offline):
+            voice.note("Nothing was done.")
+            return OK
+        request = RunRequest(
+            workload=workload,
+            source=source,
+            batch_id=batch,
+            knobs=knobs,
+            reading=reading,
+            simulate=realm == "simulated",
+            verbose=verbose,
+        )
+        pack_size = resolve_step(config).max_items
+        taken = _run_sample(voice, settings, realm, request, sample, pack_size)
+        target = Target(None, taken.batch_id, reading)
+    found, known = _estimate(settings, config, realm, target, routes, offline)
+    document: dict[str, Any] = {
+        "workload": workload,
+        "simulated": realm == "simulated",
+        "input": source,
+        "batch": known,
+        "rate_limit": config.rate_limit,
+        "workers": config.workers,
+        **found[0].to_dict(),
+        "routes": [one.to_dict() for one in found],
+    }
+    if taken is not None:
+        whole = taken.with_rest(found[0])
+        if taken.rows:
+            _keep(settings, realm, taken.batch_id, whole)
+        document["sample"] = taken.to_dict()
+        document["with_sample"] = whole.to_dict()
+    voice.emit(document)
+    _print(voice, found, realm, known, taken)
+    return OK if taken is None else taken.code
 
 
 def estimate_request(
@@ -93,122 +139,264 @@ def estimate_request(
     reading: Mapping[str, Any],
     force: bool = False,
 ) -> tuple[Estimate, str | None]:
-    """The estimate, and the id of the batch if it is in the ledger already.
+    """The estimate by the workload's route, asking nobody, and the batch's id if it is known.
 
     Raises:
         UsageError: the table cannot be read, or there is no such batch.
     """
-    import time
+    from batch_pipeline.workloads.compare import Target
+
+    target = Target(source, batch_id, reading, force)
+    found, known = _estimate(settings, config, realm, target, [config.route], offline=True)
+    return found[0], known
+
+
+def _estimate(
+    settings: Settings,
+    config: WorkloadConfig,
+    realm: Realm,
+    target: Target,
+    routes: Sequence[str],
+    offline: bool,
+) -> tuple[list[Estimate], str | None]:
     from functools import partial
 
-    from batch_pipeline.ledger.overview import call_history
-    from batch_pipeline.limits.limiter import Rates
-    from batch_pipeline.pricing.prices import find_pricer
-    from batch_pipeline.providers.registry import parse_route
-    from batch_pipeline.workloads.estimate import Pace, estimate_run
-    from batch_pipeline.workloads.runner import open_ledger, resolve_step
+    from batch_pipeline.workloads.compare import estimate_target
+    from batch_pipeline.workloads.runner import open_ledger, simulator_url
 
-    step = resolve_step(config)
-    first = parse_route(config.route)[0]
-    pricer = find_pricer(first.provider, first.model)
     with open_ledger(settings, realm) as ledger:
-        known = _known_batch(ledger, config, source, batch_id, reading)
-        with ledger.read() as connection:
-            history = call_history(connection, realm, config.workload, step.name, str(first))
-        found = estimate_run(
-            _rows(ledger, config, source, reading, known, force),
-            step,
-            _lookup(ledger, config, str(first)),
-            Pace(
-                Rates(
-                    config.rate_limit,
-                    config.input_tokens_per_min,
-                    config.output_tokens_per_min,
-                ),
-                config.workers,
-            ),
-            price=None if pricer is None else partial(_price_at, pricer, time.time()),
-            history=history,
-            limit=config.limit,
-            force=force,
+        found, known = estimate_target(
+            ledger,
+            config,
+            target,
+            routes,
+            simulator=None if offline else partial(simulator_url, settings, realm),
         )
     return found, None if known is None else known.batch_id
 
 
-def _price_at(pricer: Any, at: float, usage: Any) -> int:
-    return int(pricer(usage, at))
+# ---- the sample ----------------------------------------------------------------------------------
 
 
-def _known_batch(
-    ledger: Ledger,
+def _may_sample(
+    voice: Output,
+    settings: Settings,
     config: WorkloadConfig,
-    source: str | None,
-    batch_id: str | None,
-    reading: Mapping[str, Any],
-) -> Batch | None:
-    """The batch that a run of this would take up, if it was ingested before."""
-    from batch_pipeline.ledger.batches import find_batch
-    from batch_pipeline.workloads.runner import content_id, require_batch
+    realm: Realm,
+    target: Target,
+    rows: int,
+    yes: bool,
+    offline: bool,
+) -> bool:
+    if realm == "simulated" or yes:
+        return True
+    first = config.with_options({"limit": rows})
+    found, _ = _estimate(settings, first, realm, target, [config.route], offline)
+    return voice.confirm(
+        f"--sample asks {found[0].to_ask:,} rows now: about {usd(found[0].cost_usd)}, at most "
+        f"{usd(found[0].worst.cost_usd)}. They are kept and not paid again. Go ahead?",
+        yes=yes,
+    )
 
-    if source is None:
-        if batch_id is None:
-            raise UsageError("No table and no batch is named.", "Give --input or --batch.")
-        return require_batch(ledger, batch_id)
-    name = batch_id or content_id(config.domain, source, reading)
-    with ledger.read() as connection:
-        return find_batch(connection, ledger.realm, name)
 
+@dataclass
+class _Sample:
+    """What the sample run did: rows answered, and what they cost."""
 
-def _rows(
-    ledger: Ledger,
-    config: WorkloadConfig,
-    source: str | None,
-    reading: Mapping[str, Any],
-    known: Batch | None,
-    force: bool,
-) -> Iterable[PlannedRow]:
-    from batch_pipeline.ledger.batches import stream_items
-    from batch_pipeline.workloads.estimate import planned_from_batch, planned_from_table
-    from batch_pipeline.workloads.runner import new_items
+    batch_id: str
+    rows: int = 0
+    parts: int = 0
+    requests: int = 0
+    spent: dict[str, float] = field(default_factory=dict)
+    code: int = OK
+    message: str = ""
 
-    if known is not None:
-        return planned_from_batch(
-            stream_items(ledger, known.batch_id),
-            include_blocked=config.include_blocked,
-            force=force,
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "batch": self.batch_id,
+            "rows": self.rows,
+            "parts": self.parts,
+            "requests": self.requests,
+            **self.spent,
+        }
+
+    def with_rest(self, rest: Estimate) -> Estimate:
+        """The sample and the estimate of the rest together: the whole table."""
+        from batch_pipeline.workloads.estimate import Amount
+
+        spent = Amount(
+            int(self.spent.get("input_tokens", 0)),
+            int(self.spent.get("cached_input_tokens", 0)),
+            int(self.spent.get("output_tokens", 0)),
+            self.spent.get("cost_usd", 0.0),
         )
-    assert source is not None
-    domain = config.domain
-    return planned_from_table(new_items(domain, domain.open_input(source, reading)))
+        return replace(
+            rest,
+            done=max(0, rest.done - self.rows),
+            to_ask=rest.to_ask + self.rows,
+            requests=rest.requests + self.requests,
+            low=rest.low.plus(spent),
+            expected=rest.expected.plus(spent),
+            worst=rest.worst.plus(spent),
+        )
 
 
-def _lookup(ledger: Ledger, config: WorkloadConfig, label: str) -> Lookup:
-    from batch_pipeline.ledger.calls import find_results
-    from batch_pipeline.ledger.overview import answered_models, asked_item_ids
-    from batch_pipeline.workloads.estimate import Lookup
+def _run_sample(
+    voice: Output,
+    settings: Settings,
+    realm: Realm,
+    request: RunRequest,
+    rows: int,
+    pack: int,
+) -> _Sample:
+    """Run `rows` rows the usual way, in up to five parts spread over the batch's chunks."""
+    from batch_pipeline.cli.run import exit_code
+    from batch_pipeline.doors import run_batch
 
-    def cached(keys: Sequence[str]) -> Collection[str]:
-        with ledger.read() as connection:
-            return find_results(connection, ledger.realm, keys, [label])
+    voice.realm_notice(realm)
+    voice.note(f"Running a sample of {rows:,} rows …")
+    sample = _Sample("")
+    # Whole packs, as in the run to come; the last part has the remainder.
+    size = rows // max(1, min(_SAMPLE_PARTS, rows // pack)) // pack * pack or rows
+    result = run_batch(replace(request, knobs={**request.knobs, "limit": min(size, rows)}))
+    _add(sample, result)
+    left = rows - size
+    keys = _open_chunks(settings, realm, result.batch_id) if left > 0 else []
+    slices = _spread(keys, -(-left // size), whole=2 * left >= result.row_count)
+    for place, chunk_keys in enumerate(slices):
+        if result.status != "done":
+            break
+        count = left if place == len(slices) - 1 else size
+        result = run_batch(
+            replace(
+                request,
+                source=None,
+                batch_id=result.batch_id,
+                knobs={**request.knobs, "limit": count},
+                chunk_keys=chunk_keys,
+            )
+        )
+        _add(sample, result)
+        left -= count
+    sample.code = exit_code(result.status, result.outcomes)
+    if sample.message:
+        voice.note(sample.message)
+    return sample
 
-    def otherwise(keys: Sequence[str]) -> Collection[str]:
-        with ledger.read() as connection:
-            return answered_models(connection, ledger.realm, keys)
 
-    def before(item_ids: Sequence[str]) -> Collection[str]:
-        with ledger.read() as connection:
-            return asked_item_ids(connection, ledger.realm, config.workload, item_ids)
+def _spread(keys: list[str], parts: int, *, whole: bool) -> list[list[str]]:
+    """Where the further parts of a sample come from: slices of the chunks still open.
 
-    return Lookup(cached, otherwise, before)
+    Args:
+        keys: these chunks, in order; the first part came from before them.
+        parts: so many slices at most.
+        whole: one slice of all, for a sample of most of the table.
+    """
+    if whole:
+        return [keys] if keys else []
+    parts = min(parts, len(keys), _SAMPLE_PARTS - 1)
+    ends = [len(keys) * (part + 1) // (parts + 1) for part in range(parts + 1)]
+    return [keys[first:end] for first, end in pairwise(ends)]
+
+
+def _open_chunks(settings: Settings, realm: Realm, batch_id: str) -> list[str]:
+    from batch_pipeline.ledger.batches import unfinished_chunks
+    from batch_pipeline.workloads.runner import open_ledger
+
+    with open_ledger(settings, realm) as ledger, ledger.read() as connection:
+        return [chunk.chunk_key for chunk in unfinished_chunks(connection, realm, batch_id)]
+
+
+def _add(sample: _Sample, result: RunResult) -> None:
+    summary = result.summary
+    sample.batch_id = result.batch_id
+    sample.parts += 1
+    sample.rows += int(summary.get("outcomes", {}).get("succeeded", 0)) - int(
+        summary.get("cache_hits", 0)
+    )
+    sample.requests += int(summary.get("attempts", 0))
+    for name in ("input_tokens", "cached_input_tokens", "output_tokens"):
+        sample.spent[name] = sample.spent.get(name, 0) + int(summary.get(name, 0))
+    sample.spent["cost_usd"] = sample.spent.get("cost_usd", 0.0) + usd_of(summary.get("cost_nano"))
+    sample.message = result.message
+
+
+def _keep(settings: Settings, realm: Realm, batch_id: str, whole: Estimate) -> None:
+    """A sample tells more than the estimate that was made at ingest: the report compares to it."""
+    from batch_pipeline.ledger.batches import set_estimate
+    from batch_pipeline.workloads.compare import stored_estimate
+    from batch_pipeline.workloads.runner import open_ledger
+
+    with open_ledger(settings, realm) as ledger:
+        set_estimate(ledger, batch_id, stored_estimate(whole, "sample", ledger.clock.now()))
+
+
+# ---- the tables ----------------------------------------------------------------------------------
 
 
 def _print(
-    voice: Output, found: Estimate, config: WorkloadConfig, realm: Realm, known: str | None
+    voice: Output,
+    found: Sequence[Estimate],
+    realm: Realm,
+    known: str | None,
+    sample: _Sample | None,
 ) -> None:
-    table = grid("what", "figure", right=("figure",))
-    table.show_header = False
+    from batch_pipeline.workloads.estimate import basis_line
+
     if realm == "simulated":
         voice.out.print("SIMULATED realm: costs are what the provider would charge.")
+    first = found[0]
+    rows = grid("what", "figure", right=("figure",))
+    rows.show_header = False
+    for label, value in _row_lines(first):
+        rows.add_row(label, value)
+    voice.out.print(rows)
+    figures = ("Requests", "Tokens in", "Tokens out", "Low", "Expected", "Worst", "Time")
+    routes = grid("Route", "Cached", "To ask", *figures, right=("Cached", "To ask", *figures))
+    for one in found:
+        routes.add_row(
+            one.route,
+            f"{one.cached + one.done:,}",
+            f"{one.to_ask:,}",
+            f"{one.requests:,}",
+            f"{one.expected.input_tokens:,}",
+            f"{one.expected.output_tokens:,}",
+            usd(one.low.cost_usd),
+            usd(one.expected.cost_usd),
+            usd(one.worst.cost_usd),
+            duration(one.seconds),
+        )
+    voice.out.print(routes)
+    for one in found:
+        voice.out.print(basis_line(one), markup=False)
+        for note in one.basis.notes:
+            voice.out.print(f"  {note}", markup=False)
+    if first.bound_by:
+        voice.out.print(f"The time of {first.route} is bound by {first.bound_by}.", markup=False)
+    if sample is not None and not sample.rows:
+        voice.out.print("The sample brought no new answer: the figures rest on what was known.")
+    elif sample is not None:
+        whole = sample.with_rest(first)
+        spent = usd(sample.spent.get("cost_usd", 0.0))
+        voice.out.print(
+            f"The sample: {_count(sample.rows, 'row')} from {_count(sample.parts, 'place')} of the "
+            f"table in {_count(sample.requests, 'request')} for {spent}, which are kept. With it: "
+            f"{usd(whole.low.cost_usd)} to {usd(whole.worst.cost_usd)}, expected "
+            f"{usd(whole.expected.cost_usd)}.",
+            markup=False,
+        )
+    if known is not None:
+        voice.out.print(f"This table is batch {known} already.", markup=False)
+    if not first.to_ask and first.rows:
+        voice.out.print("Nothing would be asked: a run costs nothing.")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _row_lines(found: Estimate) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = [("Rows", f"{found.rows:,}")]
     if found.done:
         lines.append(("  finished in this batch", f"{found.done:,}"))
@@ -225,22 +413,4 @@ def _print(
     ):
         if count:
             lines.append((label, f"{count:,}"))
-    lines += [
-        ("Requests", f"{found.requests:,}"),
-        ("Input tokens, about", f"{found.input_tokens:,}"),
-        ("Output tokens, about", f"{found.output_tokens:,}"),
-        ("Cost, expected", usd(found.cost_usd)),
-        ("Cost, every answer at its bound", usd(found.cost_worst_usd)),
-        ("Time, about", duration(found.seconds)),
-    ]
-    for label, value in lines:
-        table.add_row(label, value)
-    voice.out.print(table)
-    if found.bound_by:
-        voice.out.print(f"The time is bound by {found.bound_by}. Model: {config.route}.")
-    if found.calls_learned_from and found.to_ask:
-        voice.out.print(f"Scaled by {found.calls_learned_from:,} earlier calls of this model.")
-    if known is not None:
-        voice.out.print(f"This table is batch {known} already.", markup=False)
-    if not found.to_ask and found.rows:
-        voice.out.print("Nothing would be asked: a run costs nothing.")
+    return lines

@@ -13,7 +13,19 @@ from collections.abc import Sequence
 import click
 import typer
 
-from batch_pipeline.cli import cache, estimate, keys, read, report, run, show, simulator, trial
+from batch_pipeline.cli import (
+    cache,
+    estimate,
+    keys,
+    limits,
+    read,
+    reconcile,
+    report,
+    run,
+    show,
+    simulator,
+    trial,
+)
 from batch_pipeline.cli.output import INTERRUPTED, OK, SOME_FAILED, USAGE, Output
 from batch_pipeline.errors import BatchPipelineError
 
@@ -42,6 +54,8 @@ def build_app() -> typer.Typer:
     upkeep = "Look after"
     app.add_typer(cache.app, name="cache", rich_help_panel=upkeep)
     app.add_typer(keys.app, name="keys", rich_help_panel=upkeep)
+    app.command("reconcile", rich_help_panel=upkeep)(reconcile.reconcile)
+    app.add_typer(limits.app, name="limits", rich_help_panel=upkeep)
     app.add_typer(simulator.app, name="simulator", rich_help_panel=upkeep)
     return app
 

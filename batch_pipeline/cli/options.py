@@ -49,7 +49,33 @@ Route = Annotated[
     typer.Option("--route", help="Models to try, in order: provider/model, provider/model."),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Requests in flight at once.")
+    str | None,
+    typer.Option("--workers", metavar="N|auto", help="Requests in flight at once, or `auto`."),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", metavar="USD", help="What all runs of the batch may cost together."),
+]
+DailyBudget = Annotated[
+    float | None,
+    typer.Option("--daily-budget", metavar="USD", help="What the workload may cost in a day."),
+]
+ProviderDailyBudget = Annotated[
+    float | None,
+    typer.Option(
+        "--provider-daily-budget",
+        metavar="USD",
+        help="What may be spent with each provider in a day, by all workloads.",
+    ),
+]
+Fallback = Annotated[
+    bool | None,
+    typer.Option(
+        "--fallback/--no-fallback",
+        help="Whether rows with a model of their own may fall back along the route / whether "
+        "nothing may.",
+        show_default=False,
+    ),
 ]
 RateLimit = Annotated[
     float | None, typer.Option("--rate-limit", help="Requests per minute of the key.")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 OK = 0
 SOME_FAILED = 1
 ONLY_BLOCKED = 2
+LIMIT_REACHED = 3
+"""A budget or a daily limit: what is left waits for more money or another day."""
 USAGE = 64
 INTERRUPTED = 130
 

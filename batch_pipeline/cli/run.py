@@ -15,6 +15,7 @@ import typer
 from batch_pipeline.cli import options as opt
 from batch_pipeline.cli.output import (
     INTERRUPTED,
+    LIMIT_REACHED,
     OK,
     ONLY_BLOCKED,
     SOME_FAILED,
@@ -56,6 +57,10 @@ def run(
     route: opt.Route = None,
     workers: opt.Workers = None,
     rate_limit: opt.RateLimit = None,
+    budget: opt.Budget = None,
+    daily_budget: opt.DailyBudget = None,
+    provider_daily_budget: opt.ProviderDailyBudget = None,
+    fallback: opt.Fallback = None,
     pack: opt.Pack = None,
     chunk_size: opt.ChunkSize = None,
     limit: opt.Limit = None,
@@ -91,12 +96,15 @@ def run(
         route=route,
         workers=workers,
         rate_limit=rate_limit,
+        budget_usd=budget,
+        budget_usd_per_day=daily_budget,
+        provider_budget_usd_per_day=provider_daily_budget,
         pack=pack,
         chunk_size=chunk_size,
         limit=limit,
         include_blocked=include_blocked,
         no_enrich=no_enrich,
-    )
+    ) | ({} if fallback is None else {"fallback": fallback})
     request = RunRequest(
         workload=workload,
         source=source,
@@ -123,6 +131,10 @@ def retry(
     route: opt.Route = None,
     workers: opt.Workers = None,
     rate_limit: opt.RateLimit = None,
+    budget: opt.Budget = None,
+    daily_budget: opt.DailyBudget = None,
+    provider_daily_budget: opt.ProviderDailyBudget = None,
+    fallback: opt.Fallback = None,
     pack: opt.Pack = None,
     limit: opt.Limit = None,
     simulate: opt.Simulate = None,
@@ -149,13 +161,20 @@ def retry(
         for name, value in (last.settings if last else {}).items()
         if name in Knobs.model_fields and name not in _ONE_RUN_ONLY and value is not None
     }
-    knobs = kept | opt.given(
-        route=route,
-        workers=workers,
-        rate_limit=rate_limit,
-        pack=pack,
-        limit=limit,
-        include_blocked=include_blocked,
+    knobs = (
+        kept
+        | opt.given(
+            route=route,
+            workers=workers,
+            rate_limit=rate_limit,
+            budget_usd=budget,
+            budget_usd_per_day=daily_budget,
+            provider_budget_usd_per_day=provider_daily_budget,
+            pack=pack,
+            limit=limit,
+            include_blocked=include_blocked,
+        )
+        | ({} if fallback is None else {"fallback": fallback})
     )
     request = RunRequest(
         workload=found.workload,
@@ -393,9 +412,14 @@ def run_document(result: RunResult) -> dict[str, Any]:
 
 
 def exit_code(status: str, outcomes: dict[str, int]) -> int:
-    """130 before 1 before 2; skipped rows, and those that --limit left pending, are no failure."""
+    """130 before 3 before 1 before 2.
+
+    Skipped rows, and those that --limit left pending, are no failure.
+    """
     if status == "interrupted":
         return INTERRUPTED
+    if status in ("budget", "daily_limit"):
+        return LIMIT_REACHED
     if status not in _ENDED_WELL or outcomes.get("failed"):
         return SOME_FAILED
     return ONLY_BLOCKED if outcomes.get("blocked") else OK

@@ -50,14 +50,18 @@ from batch_pipeline.ledger.batches import (
     mark_launched,
     read_items,
     set_budget,
+    set_estimate,
     start_generation,
 )
 from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.providers.wire import redact
+from batch_pipeline.reports.words import duration, money
 from batch_pipeline.settings import Realm, Settings
+from batch_pipeline.workloads.compare import estimate_ingested, stored_estimate
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
+from batch_pipeline.workloads.estimate import Estimate, basis_line
 from batch_pipeline.workloads.runner import (
     batch_folder,
     deliver,
@@ -182,7 +186,16 @@ def _ingest_metadata(
     with ledger.read() as connection:
         counts = count_outcomes(connection, ledger.realm, batch.batch_id)
         first = read_items(connection, ledger.realm, batch.batch_id, 0, _PREVIEW_ROWS)
-    pack = resolve_step(config).max_items
+    try:
+        found = estimate_ingested(ledger, config, batch)
+    except UsageError as error:
+        # A missing key or price stops the run, not the reading of the table.
+        estimate = markdown_lines([str(error)])[0]
+    else:
+        estimate = _estimate_markdown(found)
+        if is_new or not batch.estimate:
+            made = stored_estimate(found, "ingest", ledger.clock.now())
+            set_estimate(ledger, batch.batch_id, made)
     rows = [[item.row.get(name) for name in batch.columns] for item in first]
     notes = [f"- {note}" for note in markdown_lines(batch.warnings)]
     if not is_new:
@@ -199,12 +212,35 @@ def _ingest_metadata(
         "columns": dg.MetadataValue.text(", ".join(batch.columns)),
         "rows unreadable": dg.MetadataValue.int(counts[Outcome.FAILED]),
         "rows with nothing to ask": dg.MetadataValue.int(counts[Outcome.SKIPPED]),
-        "requests at most, without retries": dg.MetadataValue.int(
-            -(-counts[Outcome.PENDING] // pack)
-        ),
+        "estimate": dg.MetadataValue.md(estimate),
         "warnings": dg.MetadataValue.md("\n".join(notes) or "none"),
         "preview": dg.MetadataValue.md(markdown_table(batch.columns, rows)),
     }
+
+
+def _estimate_markdown(found: Estimate) -> str:
+    """The estimate as a table, and what it rests on."""
+    heads = ["", "tokens in", "tokens out", "cost"]
+    rows = [
+        [
+            label,
+            f"{amount.input_tokens:,}",
+            f"{amount.output_tokens:,}",
+            "unknown" if amount.cost_usd is None else money(amount.cost_usd),
+        ]
+        for label, amount in (
+            ("low", found.low),
+            ("expected", found.expected),
+            ("worst", found.worst),
+        )
+    ]
+    said = [
+        f"{found.rows:,} rows: {found.cached + found.done:,} cached, {found.to_ask:,} to ask in "
+        f"{found.requests:,} requests, about {duration(found.seconds)}.",
+        basis_line(found),
+        *found.basis.notes,
+    ]
+    return "\n\n".join([markdown_table(heads, rows), *markdown_lines(said)])
 
 
 def markdown_lines(texts: list[str]) -> list[str]:
@@ -334,6 +370,8 @@ def _run_batch(
             for endpoint in job.route
         )
     )
+    for warning in job.used.get("warnings", ()):
+        context.log.warning(warning)
     url = settings.ledger_url
     for event in _engine_events(context, tools, realm, job):
         if isinstance(event, RunDone):

@@ -9,11 +9,11 @@ starts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import dagster as dg
-import sqlalchemy as sa
 from dagster._utils.interrupts import capture_interrupts
 from pydantic import PrivateAttr
 
@@ -21,8 +21,10 @@ from batch_pipeline.engine.job import Endpoint, Job, Progress
 from batch_pipeline.engine.thread import EngineThread
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.ledger.batches import Batch, find_batch
+from batch_pipeline.ledger.calls import PauseKey
 from batch_pipeline.ledger.store import Ledger
-from batch_pipeline.ledger.tables import limit_rates, limits, owners, pauses
+from batch_pipeline.limits.rates import BUCKETS, REQUESTS_PER_DAY, UNITS
+from batch_pipeline.limits.shared import SharedKey, read_shared
 from batch_pipeline.settings import Realm, Settings, load_settings
 from batch_pipeline.workloads.config import WorkloadConfig
 from batch_pipeline.workloads.runner import open_ledger, require_batch, simulator_url
@@ -83,33 +85,52 @@ class SharedLimits:
     """What all running processes share about one key and model, at one moment.
 
     Attributes:
-        per_minute: the lowest rate that a running owner declares, by dimension.
-        runs: how many runs declare rates.
-        busy_s: seconds until each bucket is next free, by dimension.
-        paused_s: seconds that a provider's 429 still holds everyone back.
-        pause_reason: what the provider said.
+        key: limits, their sources, present use, pause and runs.
     """
 
-    per_minute: dict[str, float]
-    runs: int
-    busy_s: dict[str, float]
-    paused_s: float
-    pause_reason: str
+    key: SharedKey
+
+    @property
+    def per_minute(self) -> dict[str, float]:
+        """The limits per minute that hold, by dimension."""
+        found = {name: self.key.limit(name).amount for name in BUCKETS}
+        return {name: amount for name, amount in found.items() if amount is not None}
 
     def markdown(self) -> str:
         """A table for the UI."""
-        lines = ["| limit | per minute | next free in |", "|---|---:|---:|"]
-        for dimension in sorted({*self.per_minute, *self.busy_s}):
-            rate = self.per_minute.get(dimension)
-            shown = "-" if rate is None else f"{rate:,.0f}"
-            lines.append(f"| {dimension} | {shown} | {self.busy_s.get(dimension, 0.0):.1f} s |")
-        if len(lines) == 2:
+        lines = []
+        for limit in self.key.limits:
+            if limit.amount is None:
+                continue
+            if limit.free_in_s is not None:
+                use = f"next free in {limit.free_in_s:.1f} s"
+            else:
+                use = f"{limit.used or 0:,} used"
+            source = "" if limit.source is None else limit.source.value
+            unit = UNITS[limit.dimension]
+            lines.append(f"| {unit} | {limit.amount:,.0f} | {source} | {use} |")
+        if lines:
+            lines = ["| limit | amount | source | present use |", "|---|---:|---|---|", *lines]
+        else:
             lines = ["No limit is set for this key and model."]
+        today = self.key.limit(REQUESTS_PER_DAY)
         lines.append("")
-        lines.append(f"{self.runs} run(s) share it.")
-        if self.paused_s > 0:
-            lines.append(f"Paused for {self.paused_s:.0f} s more: {self.pause_reason}")
+        lines.append(f"{len(self.key.runs)} run(s) share it; {today.used or 0:,} requests today.")
+        if self.key.paused_s > 0:
+            end = "" if math.isinf(self.key.paused_s) else f" for {self.key.paused_s:.0f} s more"
+            lines.append(f"Paused{end}: {self.key.pause_reason}")
         return "\n".join(lines)
+
+
+_CEILINGS = (
+    "workers",
+    "rate_limit",
+    "input_tokens_per_min",
+    "output_tokens_per_min",
+    "requests_per_day",
+    "concurrent",
+    "provider_budget_usd_per_day",
+)
 
 
 class RateLimitResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -123,52 +144,33 @@ class RateLimitResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         rate_limit: requests per minute.
         input_tokens_per_min: prompt tokens per minute.
         output_tokens_per_min: output tokens per minute.
+        requests_per_day: requests in a day of the provider's reset zone.
+        concurrent: requests in flight at once, over all runs of the key.
+        provider_budget_usd_per_day: USD that may be spent with each provider in a day.
     """
 
     workers: int | None = None
     rate_limit: float | None = None
     input_tokens_per_min: float | None = None
     output_tokens_per_min: float | None = None
+    requests_per_day: int | None = None
+    concurrent: int | None = None
+    provider_budget_usd_per_day: float | None = None
 
     def apply(self, config: WorkloadConfig) -> WorkloadConfig:
         """The knobs of a run, held below the ceilings."""
         lowered = {}
-        for name in ("workers", "rate_limit", "input_tokens_per_min", "output_tokens_per_min"):
+        for name in _CEILINGS:
             ceiling, wanted = getattr(self, name), getattr(config, name)
-            if ceiling is not None and (wanted is None or wanted > ceiling):
+            if ceiling is not None and (wanted in (None, "auto") or wanted > ceiling):
                 lowered[name] = ceiling
         return config.with_options(lowered) if lowered else config
 
     def shared_limits(self, ledger: Ledger, endpoint: Endpoint) -> SharedLimits:
         """What the runs of all processes share about the endpoint's key and model."""
+        key = PauseKey(ledger.realm, endpoint.provider, endpoint.label, endpoint.key_id)
         with ledger.read() as connection:
-            now = ledger.now(connection)
-            live = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
-            declared = connection.execute(
-                sa.select(
-                    limit_rates.c.dimension, limit_rates.c.owner_id, limit_rates.c.per_second
-                ).where(_of(limit_rates, ledger, endpoint), limit_rates.c.owner_id.in_(live))
-            ).all()
-            busy = connection.execute(
-                sa.select(limits.c.dimension, limits.c.arrival_at).where(
-                    _of(limits, ledger, endpoint)
-                )
-            ).all()
-            pause = connection.execute(
-                sa.select(pauses.c.paused_until, pauses.c.reason).where(
-                    _of(pauses, ledger, endpoint)
-                )
-            ).first()
-        per_minute: dict[str, float] = {}
-        for dimension, _, rate in declared:
-            per_minute[dimension] = min(per_minute.get(dimension, rate * 60), rate * 60)
-        return SharedLimits(
-            per_minute=per_minute,
-            runs=len({owner for _, owner, _ in declared}),
-            busy_s={dimension: max(0.0, arrival - now) for dimension, arrival in busy},
-            paused_s=0.0 if pause is None else max(0.0, pause.paused_until - now),
-            pause_reason="" if pause is None else pause.reason,
-        )
+            return SharedLimits(read_shared(connection, ledger.now(connection), key))
 
 
 class RunListener(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -214,12 +216,3 @@ class EngineRoom(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Drain what a run has left behind."""
         for thread in list(self._running):
             self.drain(thread)
-
-
-def _of(table: sa.Table, ledger: Ledger, endpoint: Endpoint) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        table.c.realm == ledger.realm,
-        table.c.provider == endpoint.provider,
-        table.c.model == endpoint.label,
-        table.c.key_id == endpoint.key_id,
-    )

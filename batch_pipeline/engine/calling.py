@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,9 +34,10 @@ from batch_pipeline.ledger.calls import (
 )
 from batch_pipeline.ledger.spend import Balance, Scope, Short, may_ease, read_balance
 from batch_pipeline.ledger.tables import NANO, AttemptState, Outcome
+from batch_pipeline.limits.adaptive import Change
 from batch_pipeline.limits.days import next_day_at
-from batch_pipeline.limits.limiter import Ticket
-from batch_pipeline.pricing.tokens import estimate_tokens
+from batch_pipeline.limits.limiter import DayLimitReached, Ticket
+from batch_pipeline.pricing.tokens import estimate_body_tokens
 from batch_pipeline.providers.base import (
     ErrorKind,
     LlmRequest,
@@ -44,6 +46,7 @@ from batch_pipeline.providers.base import (
     Usage,
     WireReply,
 )
+from batch_pipeline.providers.preflight import Target, check_endpoints
 from batch_pipeline.providers.transport import Transport
 
 _REFUSED_ALONE = 3
@@ -83,8 +86,8 @@ class Caller:
         self._clock = state.clock
         self._attempt_count = 0
         self._request_count = 0
-        self._system_tokens = estimate_tokens(self._step.system_prompt)
         self._room = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._settled_one = asyncio.Event()
         self.short: Short | None = None
 
@@ -149,6 +152,9 @@ class Caller:
             now = self._clock.now()
             choice = choose(route, exhausted, now, self._settings.patience_s)
             if choice.upstream is not None:
+                if self._settings.check_keys and not choice.upstream.looked:
+                    await self._look_at_keys()
+                    continue
                 self._state.note = ""
                 return choice.upstream
             if choice.wait_s == float("inf"):
@@ -166,6 +172,37 @@ class Caller:
             )
             await self._state.wait(min(choice.wait_s, _CHOICE_POLL_S))
         return None
+
+    async def _look_at_keys(self) -> None:
+        """Ask, without spending, whether keys and models are good, all upstreams at once."""
+        async with self._looking:
+            fresh = [one for one in self._upstreams if not one.looked]
+            if not fresh:
+                return
+            self._state.note = "looking at keys and models"
+            targets = {
+                one.label: Target(
+                    one.endpoint.provider,
+                    one.endpoint.model,
+                    one.endpoint.key,
+                    one.endpoint.key_id,
+                    one.endpoint.base_url,
+                )
+                for one in fresh
+            }
+            found = await check_endpoints(self._transport, targets.values())
+            problems = {one.target: one.message for one in found if one.is_problem}
+            for upstream in fresh:
+                upstream.looked = True
+                message = problems.get(targets[upstream.label])
+                if message is not None:
+                    upstream.dead = (
+                        f"{message} Rows not done stay pending. Check the key, the model name and "
+                        "the account (`batch-pipeline keys check`), then run again."
+                    )
+                    self._state.log.event(
+                        "upstream given up", model=upstream.label, message=message
+                    )
 
     def _leave_behind(self, route: Route) -> None:
         """Nobody is left to ask these rows: they stay pending; others may go on."""
@@ -195,6 +232,7 @@ class Caller:
             )
             if (one is upstream or (of_key and same_key)) and not one.dead:
                 one.dead = message
+                one.send_on()
                 self._state.log.event("upstream given up", model=one.label, message=message)
 
     def _others(self, route: Route, upstream: Upstream) -> bool:
@@ -210,7 +248,7 @@ class Caller:
         trip.refused_since = now if trip.refused_since is None else trip.refused_since
         pauses = trip.pauses.get(upstream.label, 0)
         trip.pauses[upstream.label] = pauses + 1
-        pause = error.retry_after_s
+        pause = upstream.pause_s
         if pause is None:
             pause = min(settings.max_backoff_s, 2.0**pauses) * self._rng.uniform(0.5, 1.0)
         if max(pause, now - trip.refused_since) > settings.max_pause_s:
@@ -335,15 +373,23 @@ class Caller:
         ticket = await self._turn(upstream, built.input_tokens, len(pack))
         if ticket is None:
             return None
+        try:
+            return await self._send(pack, trip, upstream, built, ticket)
+        finally:
+            upstream.gate.leave()
+
+    async def _send(
+        self, pack: list[Member], trip: Trip, upstream: Upstream, built: Built, ticket: Ticket
+    ) -> Answers | ProviderError | Short | None:
+        """Write a call ahead at its turn, send it, settle it."""
         self._attempt_count += 1
         attempt_id = f"{self._state.owner.owner_id}-{self._attempt_count}"
         attempt = self._new_attempt(attempt_id, pack, trip, upstream, built, ticket)
         admission = await self._state.writer.post(ADMIT, attempt)
         upstream.gate.learn(admission.pause)
-        if admission.short is not None:
-            return admission.short
         if not admission.admitted:
-            return None
+            upstream.gate.give_up(ticket)
+            return admission.short
         if upstream.gate.missed(ticket):
             self._settle(Settlement(attempt_id, AttemptState.REFUNDED, 0))
             return None
@@ -356,41 +402,91 @@ class Caller:
             attempt_id, pack, upstream, ticket, built.call, attempt.worst_nano, self._clock.now()
         )
         self._state.in_flight += 1
+        self._note_changes(upstream, upstream.sending(flight.began))
         wire: WireReply | None = None
         try:
-            wire = await self._transport.send(built.call, timeout_s=self._step.timeout_s)
+            wire = await self._transport.send(
+                built.call, timeout_s=self._step.timeout_s, request_id=attempt_id
+            )
             reply = upstream.endpoint.codec.read(wire)
         except ProviderError as error:
             self._failed(flight, error, wire)
             return error
         finally:
             self._state.in_flight -= 1
-        self._answered(flight)
+        self._answered(flight, wire)
         return self._settle_reply(flight, reply, wire)
 
     async def _turn(self, upstream: Upstream, input_tokens: int, count: int) -> Ticket | None:
-        """Wait at the gate; None when the run stops meanwhile."""
-        state = self._state
+        """Wait at the gate for a slot and a turn; None when there is none to be had now."""
+        state, gate = self._state, upstream.gate
         task = asyncio.current_task()
         assert task is not None
         state.before_send.add(task)
+        entered = False
         try:
-            return await upstream.gate.acquire(input_tokens, upstream.output_per_item * count)
-        except asyncio.CancelledError:
-            if not state.stopping:
+            with upstream.waited_for():
+                await gate.enter()
+                entered = True
+                return await gate.acquire(input_tokens, upstream.output_per_item * count)
+        except BaseException as error:
+            if entered:
+                gate.leave()
+            if isinstance(error, DayLimitReached):
+                upstream.quota_until = error.resets_at
+                upstream.quota_why = ("daily_limit", str(error))
+                state.log.event("daily limit reached", model=upstream.label, message=str(error))
+                return None
+            expected = state.stopping or upstream.is_left
+            if not isinstance(error, asyncio.CancelledError) or not expected:
                 raise
             task.uncancel()
             return None
         finally:
             state.before_send.discard(task)
 
-    def _answered(self, flight: Flight) -> None:
-        if flight.upstream.breaker.succeeded():
-            self._state.log.event("breaker closed", model=flight.upstream.label)
+    def _note_changes(self, upstream: Upstream, changes: Sequence[Change | None]) -> None:
+        """Log how limits moved, and let more workers start where more may fly."""
+        moved = [change for change in changes if change is not None]
+        for change in moved:
+            self._state.log.event(
+                "limit changed",
+                model=upstream.label,
+                before=change.before,
+                after=change.after,
+                reason=change.reason,
+            )
+        if moved:
+            self._state.on_capacity()
+
+    def _answered(self, flight: Flight, wire: WireReply) -> None:
+        upstream = flight.upstream
+        self._note_changes(upstream, upstream.served(self._clock.now(), flight.began))
+        self._observe(upstream, wire)
+        if upstream.breaker.succeeded():
+            self._state.log.event("breaker closed", model=upstream.label)
+
+    def _observe(self, upstream: Upstream, wire: WireReply) -> None:
+        """Take note of the limits that a reply's headers name."""
+        signals = upstream.endpoint.codec.rate_signals(wire.headers)
+        if signals is not None:
+            said = upstream.gate.observe(signals, upstream.in_flight)
+            if said:
+                self._state.note = said
+                self._state.log.event("limit changed", model=upstream.label, reason=said)
 
     def _failed(self, flight: Flight, error: ProviderError, wire: WireReply | None) -> None:
         """Tell breaker, ledger and log of a call without a usable reply."""
         upstream, now = flight.upstream, self._clock.now()
+        if error.kind is ErrorKind.RATE_LIMITED:
+            changes = upstream.refused(now, flight.began, error.retry_after_s)
+            self._note_changes(upstream, changes)
+        elif error.kind is ErrorKind.TRANSIENT:
+            upstream.struggled(now)
+        else:
+            self._note_changes(upstream, upstream.served(now, flight.began))
+        if wire is not None:
+            self._observe(upstream, wire)
         if error.kind is ErrorKind.TRANSIENT:
             opened = upstream.breaker.failed(now, flight.began)
         elif error.kind is ErrorKind.RATE_LIMITED:
@@ -401,6 +497,7 @@ class Caller:
             upstream.breaker.succeeded()
             opened = False
         if opened:
+            upstream.send_on()
             wait_s = round(upstream.breaker.wait_s(now), 1)
             self._state.log.event(
                 "breaker opened", model=upstream.label, wait_s=wait_s, message=error.message
@@ -431,7 +528,11 @@ class Caller:
         )
         endpoint = upstream.endpoint
         call = endpoint.codec.build(request, key=endpoint.key, base_url=endpoint.base_url)
-        estimated = self._system_tokens + sum(member.tokens for member in pack)
+        if upstream.fixed_tokens is None:
+            empty = replace(request, user=step.user_message([]))
+            body = endpoint.codec.build(empty, key="", base_url=endpoint.base_url).body
+            upstream.fixed_tokens = estimate_body_tokens(body)
+        estimated = upstream.fixed_tokens + sum(member.tokens for member in pack)
         return Built(call, len(user.encode()), estimated, bound)
 
     def _new_attempt(

@@ -14,8 +14,6 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import orjson
-
 from batch_pipeline.clock import Clock
 from batch_pipeline.engine.answers import is_valid, read_answers
 from batch_pipeline.engine.calling import Caller
@@ -57,7 +55,7 @@ from batch_pipeline.ledger.calls import (
 from batch_pipeline.ledger.spend import Scope, Short, read_balance
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import NANO, Outcome
-from batch_pipeline.pricing.tokens import estimate_tokens
+from batch_pipeline.pricing.tokens import estimate_item_tokens
 from batch_pipeline.providers.base import WireReply
 from batch_pipeline.providers.registry import PROVIDERS
 from batch_pipeline.providers.transport import Transport
@@ -67,6 +65,7 @@ _HELD_POLL_S = 0.5
 _MAX_OPEN_COMMITS = 2_000
 _MAX_QUEUED_PACKS = 256
 _EXPECTED_SHARE_OF_BOUND = 0.6
+_REPORT_S = 2.0
 
 
 class LeaseLostError(BatchPipelineError):
@@ -123,6 +122,8 @@ class Engine:
         )
         self._parked: dict[str, Member] = {}
         self._asked_rows = 0
+        self._staff: set[asyncio.Task[None]] = set()
+        self._state.on_capacity = self._hire
 
     # ---- what other threads may call ----
 
@@ -155,6 +156,7 @@ class Engine:
         state = self._state
         began = self._clock.now()
         heart: asyncio.Task[None] | None = None
+        reporter: asyncio.Task[None] | None = None
         try:
             await self._writer.post(HEARTBEAT, self._owner)
             await self._writer.post(BURY_DEAD, this_host())
@@ -163,6 +165,8 @@ class Engine:
             heart = asyncio.create_task(self._beat())
             heart.add_done_callback(self._heart_stopped)
             await self._open_gates()
+            reporter = asyncio.create_task(self._report())
+            reporter.add_done_callback(self._heart_stopped)
             await self._derive_what_was_paid()
             await self._work()
         except asyncio.CancelledError:
@@ -170,8 +174,9 @@ class Engine:
         except Exception as error:
             state.broken = error
         finally:
-            if heart is not None:
-                heart.cancel()
+            for task in (heart, reporter):
+                if task is not None:
+                    task.cancel()
         tally = state.tally
         ended = sum(tally.outcomes.values()) - tally.outcomes[Outcome.PENDING]
         tally.outcomes[Outcome.PENDING] = max(0, state.total - ended)
@@ -252,22 +257,46 @@ class Engine:
             await upstream.gate.open()
 
     async def _work(self) -> None:
-        workers = [asyncio.create_task(self._worker()) for _ in range(self._job.settings.workers)]
+        self._hire()
         planner = asyncio.create_task(self._plan())
         self._state.before_send.add(planner)
         try:
-            await self._until_done(planner, workers)
+            await self._until_done(planner)
         finally:
             self._state.before_send.discard(planner)
-            for task in (planner, *workers):
+            left = (planner, *self._staff)
+            for task in left:
                 task.cancel()
-            await asyncio.gather(planner, *workers, return_exceptions=True)
+            await asyncio.gather(*left, return_exceptions=True)
             await self._state.commit_all()
+            for upstream in self._known:
+                await upstream.gate.close()
             self._raise_broken()
 
-    async def _until_done(
-        self, planner: asyncio.Task[None], workers: list[asyncio.Task[None]]
-    ) -> None:
+    def _wanted_workers(self) -> int:
+        """Requests that may be in flight: what was given, or what the upstreams bear."""
+        limits = [
+            one.concurrency.limit
+            for one in self._known
+            if one.concurrency is not None and not one.dead
+        ]
+        most = self._job.settings.workers
+        return min(most, max(limits)) if limits else most
+
+    def _hire(self) -> None:
+        """Start workers until there are as many as wanted; they leave by themselves."""
+        while len(self._staff) < self._wanted_workers():
+            worker = asyncio.create_task(self._worker())
+            self._staff.add(worker)
+            worker.add_done_callback(self._staff.discard)
+
+    async def _all_left(self) -> None:
+        while self._staff:
+            done, _ = await asyncio.wait(self._staff, return_when=asyncio.FIRST_COMPLETED)
+            for worker in done:
+                worker.result()
+
+    async def _until_done(self, planner: asyncio.Task[None]) -> None:
         state = self._state
         try:
             await planner
@@ -276,9 +305,9 @@ class Engine:
                 raise
         except Exception as error:
             state.break_off(error)
-        for _ in workers:
-            await self._packs.put(None)
-        if await self._drain(asyncio.gather(*workers)) and state.put_off and not state.stopping:
+        await self._packs.put(None)
+        everyone = asyncio.ensure_future(self._all_left())
+        if await self._drain(everyone) and state.put_off and not state.stopping:
             await self._drain(asyncio.ensure_future(self._second_round()))
 
     async def _drain(self, work: asyncio.Future[Any]) -> bool:
@@ -316,6 +345,13 @@ class Engine:
         )
         await self._writer.post(RECORD_RUN, record)
 
+    async def _report(self) -> None:
+        """Show others how this run stands at its gates."""
+        while True:
+            await self._clock.sleep(_REPORT_S)
+            for upstream in self._known:
+                await upstream.gate.report(upstream.in_flight)
+
     async def _beat(self) -> None:
         while True:
             await self._clock.sleep(OWNER_LEASE_S / 4)
@@ -344,7 +380,7 @@ class Engine:
                     self._ledger,
                     self._clock,
                     self._owner,
-                    self._job.settings.breaker,
+                    self._job.settings,
                     _EXPECTED_SHARE_OF_BOUND * self._step.output_tokens_per_item,
                 )
                 self._upstreams[endpoint.label] = upstream
@@ -481,7 +517,7 @@ class Engine:
             found[key] = Member(
                 key=key,
                 content=content,
-                tokens=estimate_tokens(orjson.dumps(content)) + 6,
+                tokens=estimate_item_tokens(content),
                 rows=[(state, item)],
                 route=route,
                 fresh_after=item.fresh_after,
@@ -580,9 +616,11 @@ class Engine:
 
     async def _worker(self) -> None:
         """A slot: at most one request of this worker is in flight."""
-        while True:
+        while len(self._staff) <= self._wanted_workers():
             pack = await self._packs.get()
             if pack is None:
+                # for the next one
+                self._packs.put_nowait(None)
                 return
             try:
                 await self._recovery.process(pack, "first", last_round=False)
@@ -594,7 +632,7 @@ class Engine:
     async def _second_round(self) -> None:
         """Ask once more what an outage kept from being answered: by now it may be over."""
         packs, self._state.put_off = self._state.put_off, []
-        slots = asyncio.Semaphore(self._job.settings.workers)
+        slots = asyncio.Semaphore(self._wanted_workers())
 
         async def again(pack: list[Member]) -> None:
             async with slots:

@@ -33,6 +33,10 @@ class NoLog:
         """Do nothing."""
 
 
+def _nothing() -> None:
+    """Nobody waits."""
+
+
 class RunState:
     """One run, as its parts see it.
 
@@ -56,6 +60,7 @@ class RunState:
         left_behind: why some rows cannot be asked although others can.
         ran_out: why what is left must wait: `budget` or `daily_limit`, and the same in words.
         broken: what went wrong with the engine or the ledger.
+        on_capacity: called when more calls may be in flight.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class RunState:
         self.left_behind = ""
         self.ran_out: tuple[str, str] | None = None
         self.broken: BaseException | None = None
+        self.on_capacity: Callable[[], None] = _nothing
         self.commits: set[asyncio.Future[Any]] = set()
 
     @property

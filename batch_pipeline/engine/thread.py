@@ -14,12 +14,17 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from batch_pipeline.clock import Clock, SystemClock
 from batch_pipeline.engine.engine import Engine
 from batch_pipeline.engine.job import Event, Job, Progress, RunDone
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.providers.transport import Transport
+from batch_pipeline.providers.wire import redact
+
+if TYPE_CHECKING:
+    from batch_pipeline.runlog import RunLog
 
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -120,16 +125,36 @@ class EngineThread:
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
         ledger = self._open_ledger()
+        log = self._open_log(ledger.realm)
         try:
             async with Transport() as transport:
-                engine = Engine(ledger, transport, self._clock, self._job, self._events.put)
+                engine = Engine(
+                    ledger, transport, self._clock, self._job, self._events.put, log=log
+                )
                 self._engine = engine
                 self._loop = loop
                 if self._stop_wanted:
                     engine.stop()
                 await engine.run()
         finally:
+            if log is not None:
+                log.close()
             ledger.close()
+
+    def _open_log(self, realm: str) -> RunLog | None:
+        job = self._job
+        if job.log_folder is None:
+            return None
+        from batch_pipeline.runlog import RunLog
+
+        return RunLog(
+            job.log_folder,
+            run_id=job.run_id,
+            batch=job.batch_id,
+            realm=realm,
+            workload=job.workload,
+            redact=redact,
+        )
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

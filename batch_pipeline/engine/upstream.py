@@ -6,15 +6,19 @@ not: calling (calling.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from batch_pipeline.clock import Clock
-from batch_pipeline.engine.breaker import Breaker, BreakerRules
-from batch_pipeline.engine.job import Endpoint, Spending
+from batch_pipeline.engine.breaker import Breaker
+from batch_pipeline.engine.job import Endpoint, RunSettings, Spending
 from batch_pipeline.ledger.calls import Owner, PauseKey
 from batch_pipeline.ledger.spend import Account, Budget, Scope
 from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.limits.adaptive import Change, Concurrency, Pacer
 from batch_pipeline.limits.days import day_of, next_day_at
 from batch_pipeline.limits.limiter import Gate
 from batch_pipeline.pricing.prices import ModelPricer, UnknownPriceError, require_pricer
@@ -32,8 +36,11 @@ class Upstream:
         quota_until: its daily limit or budget is used up until then (UTC seconds).
         quota_why: how a run ends that cannot wait for that: status and words.
         output_per_item: output tokens of one row, learned from its replies.
+        looked: its key and model were looked at before the first call.
         answered: it has answered at least once.
         least_input: fewest prompt tokens that a reply billed; 0 before the first one.
+        fixed_tokens: estimated prompt tokens of a request without any row; None before the first.
+        concurrency: how many calls may be in flight, where that is adaptive.
     """
 
     def __init__(
@@ -42,20 +49,28 @@ class Upstream:
         ledger: Ledger,
         clock: Clock,
         owner: Owner,
-        rules: BreakerRules,
+        settings: RunSettings,
         output_per_item: float,
     ) -> None:
         self.endpoint = endpoint
         key = PauseKey(ledger.realm, endpoint.provider, endpoint.label, endpoint.key_id)
         self.gate = Gate(ledger.writer, clock, key, owner.owner_id, endpoint.rates)
-        self.breaker = Breaker(rules)
+        self.breaker = Breaker(settings.breaker)
+        self.concurrency = Concurrency(settings.workers) if settings.adaptive else None
+        # A rate that somebody gave is kept to; one that nobody knows is found.
+        self._pacer = Pacer() if endpoint.rates.requests is None else None
+        self.in_flight = 0
+        self._waiting: set[asyncio.Task[Any]] = set()
         self.dead = ""
         self.quota_until = 0.0
         self.quota_why = ("daily_limit", "")
         self.output_per_item = output_per_item
+        self.looked = False
         self.answered = False
         self.refused_alone = 0
         self.least_input = 0
+        self.fixed_tokens: int | None = None
+        self.pause_s: float | None = None
         self._pricer = _find(endpoint.provider, endpoint.model)
         self._days = ("", "")
         self._days_until = 0.0
@@ -96,6 +111,78 @@ class Upstream:
         self.output_per_item += 0.1 * (usage.output_tokens / items - self.output_per_item)
         if usage.input_tokens and (not self.least_input or usage.input_tokens < self.least_input):
             self.least_input = usage.input_tokens
+
+    # ---- who waits for it ----
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """The current task waits at the gate; `send_on` wakes it by cancelling it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it is not to be called now, so that who waited for it was sent on."""
+        return bool(self.dead) or self.breaker.state != "closed"
+
+    def send_on(self) -> None:
+        """Whoever waits for this upstream should choose again."""
+        for task in self._waiting:
+            task.cancel()
+        self._waiting.clear()
+
+    # ---- what the server says of its limits ----
+
+    def sending(self, now: float) -> list[Change | None]:
+        """A call is being sent."""
+        self.in_flight += 1
+        changes: list[Change | None] = []
+        if self._pacer is not None:
+            change = self._pacer.sent(now, self.gate.shared_requests_per_s)
+            self._pace(change)
+            changes.append(change)
+        if self.concurrency is not None:
+            self.concurrency.sent(now, self.in_flight)
+            changes.append(self.concurrency.follow(now, self.gate.requests_per_s))
+        return changes
+
+    def served(self, now: float, sent_at: float) -> list[Change | None]:
+        """The call was answered."""
+        self.in_flight -= 1
+        return [] if self.concurrency is None else [self.concurrency.accepted(now, sent_at)]
+
+    def refused(
+        self, now: float, sent_at: float, retry_after_s: float | None
+    ) -> list[Change | None]:
+        """The call met a 429; `pause_s` says how long everybody should pause."""
+        self.in_flight -= 1
+        self.pause_s = retry_after_s
+        changes: list[Change | None] = []
+        if self._pacer is not None:
+            change = self._pacer.refused(now, sent_at, retry_after_s)
+            self.pause_s = self._pacer.pause_s()
+            self._pacer.paused(now + self.pause_s)
+            self._pace(change)
+            changes.append(change)
+        if self.concurrency is not None:
+            changes.append(self.concurrency.refused(now, sent_at))
+            changes.append(self.concurrency.follow(now, self.gate.requests_per_s))
+        return changes
+
+    def struggled(self, now: float) -> None:
+        """The call failed at the server, or never came back."""
+        self.in_flight -= 1
+        if self.concurrency is not None:
+            self.concurrency.failed(now)
+
+    def _pace(self, change: Change | None) -> None:
+        if change is not None:
+            self.gate.pace(change.after * 60.0)
 
     def days(self, at: float) -> tuple[str, str]:
         """The day of a workload's budget and the day of this provider's, at `at`."""

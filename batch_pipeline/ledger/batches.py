@@ -528,9 +528,7 @@ def _lease_chunks(
     answers = []
     for request in requests:
         mine = sa.and_(chunks.c.realm == request.realm, chunks.c.chunk_key == request.chunk_key)
-        row = connection.execute(
-            sa.select(chunks.c.owner_id, chunks.c.fence).where(mine).with_for_update()
-        ).first()
+        row = connection.execute(sa.select(chunks.c.owner_id, chunks.c.fence).where(mine)).first()
         if row is None:
             raise UsageError(
                 f"There is no chunk {request.chunk_key!r} in the {request.realm} realm.",

@@ -31,7 +31,7 @@ from batch_pipeline.ledger.spend import (
     Short,
     accounts_of,
     find_short,
-    lock_balances,
+    read_balances,
 )
 from batch_pipeline.ledger.store import execute_many, upsert
 from batch_pipeline.ledger.tables import (
@@ -148,16 +148,13 @@ def _bury(connection: sa.Connection, now: float, requests: Sequence[str]) -> lis
 def _lose(connection: sa.Connection, now: float, live_owners: Any) -> int:
     """Mark attempts lost whose owner is gone and whose reply can no longer come."""
     gone = connection.execute(
-        _for_update(
-            connection,
-            sa.select(*_MONEY_COLUMNS)
-            .where(
-                attempts.c.state == AttemptState.SENT.value,
-                attempts.c.owner_id.not_in(live_owners),
-                attempts.c.deadline_at + REAP_GRACE_S < now,
-            )
-            .order_by(attempts.c.attempt_id),
+        sa.select(*_MONEY_COLUMNS)
+        .where(
+            attempts.c.state == AttemptState.SENT.value,
+            attempts.c.owner_id.not_in(live_owners),
+            attempts.c.deadline_at + REAP_GRACE_S < now,
         )
+        .order_by(attempts.c.attempt_id)
     ).all()
     changes = Changes()
     for row in gone:
@@ -196,11 +193,6 @@ def _accounts(row: Any) -> tuple[Account, Account, Account]:
     return accounts_of(
         row.realm, row.batch_id, row.workload, row.workload_day, row.provider, row.provider_day
     )
-
-
-def _for_update(connection: sa.Connection, statement: Any) -> Any:
-    # On SQLite the transaction holds the only write lock already.
-    return statement if connection.dialect.name == "sqlite" else statement.with_for_update()
 
 
 BURY_DEAD: Operation[int] = Operation("bury dead owners", 1, _bury)
@@ -297,7 +289,6 @@ def _claim(connection: sa.Connection, now: float, requests: Sequence[ClaimKeys])
     )
     answers = []
     for request in requests:
-        # Sorted, so that two transactions on PostgreSQL lock the rows in one order.
         keys = sorted(request.keys)
         connection.execute(
             take,
@@ -507,7 +498,7 @@ def _admit(
     ]
     states = _pause_states(connection, set(keys))
     budgeted = [budget.account for request in requests for budget in request.budgets]
-    balances = lock_balances(connection, budgeted) if budgeted else {}
+    balances = read_balances(connection, budgeted) if budgeted else {}
     changes = Changes()
     answers = []
     rows = []
@@ -682,7 +673,7 @@ def _settle_spend(connection: sa.Connection, requests: Sequence[Settlement]) -> 
             .where(attempts.c.attempt_id.in_(page))
             .order_by(attempts.c.attempt_id)
         )
-        for row in connection.execute(_for_update(connection, statement)):
+        for row in connection.execute(statement):
             state = AttemptState(row.state)
             nano = row.worst_nano if state is AttemptState.SENT else row.cost_nano
             counted[row.attempt_id] = (row, state, nano)
@@ -727,12 +718,9 @@ def _reconcile(connection: sa.Connection, now: float, requests: Sequence[Reconci
     answers = []
     for request in requests:
         row = connection.execute(
-            _for_update(
-                connection,
-                sa.select(*_MONEY_COLUMNS).where(
-                    attempts.c.attempt_id == request.attempt_id,
-                    attempts.c.state == AttemptState.LOST.value,
-                ),
+            sa.select(*_MONEY_COLUMNS).where(
+                attempts.c.attempt_id == request.attempt_id,
+                attempts.c.state == AttemptState.LOST.value,
             )
         ).first()
         answers.append(row is not None)

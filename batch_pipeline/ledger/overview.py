@@ -565,3 +565,54 @@ def call_history(
         )
         for row in rows
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class LostAttempt:
+    """A call whose reply never came: it may have been billed, and counts at its worst case.
+
+    Attributes:
+        attempt_id: the attempt; sent to the provider as `x-client-request-id`.
+        batch_id: its batch.
+        workload: its workload.
+        provider: whom it was sent to.
+        model: the model, as results are stored under.
+        rows: rows it asked about.
+        sent_at: UTC seconds.
+        worst_nano: what it counts, in nano-USD.
+        error: why no reply came; empty where the process was gone.
+    """
+
+    attempt_id: str
+    batch_id: str
+    workload: str
+    provider: str
+    model: str
+    rows: int
+    sent_at: float
+    worst_nano: int
+    error: str
+
+
+def lost_attempts(
+    connection: sa.Connection, realm: Realm, batch_id: str | None = None
+) -> list[LostAttempt]:
+    """Attempts that wait to be reconciled, oldest first."""
+    statement = (
+        sa.select(
+            attempts.c.attempt_id,
+            attempts.c.batch_id,
+            attempts.c.workload,
+            attempts.c.provider,
+            attempts.c.model,
+            attempts.c.item_count,
+            attempts.c.sent_at,
+            attempts.c.cost_nano,
+            sa.func.coalesce(attempts.c.error, ""),
+        )
+        .where(attempts.c.realm == realm, attempts.c.state == AttemptState.LOST.value)
+        .order_by(attempts.c.sent_at, attempts.c.attempt_id)
+    )
+    if batch_id is not None:
+        statement = statement.where(attempts.c.batch_id == batch_id)
+    return [LostAttempt(*row) for row in connection.execute(statement)]

@@ -18,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.store import execute_many, upsert
+from batch_pipeline.ledger.store import execute_many
 from batch_pipeline.ledger.tables import AttemptState, attempts, owners, spend
 
 
@@ -115,7 +115,6 @@ _OF_ACCOUNT = (
 _BALANCE = sa.select(spend.c.settled_nano, spend.c.lost_nano, spend.c.reserved_nano).where(
     *_OF_ACCOUNT
 )
-_LOCKED_BALANCE = _BALANCE.with_for_update()
 
 
 def read_balance(connection: sa.Connection, account: Account) -> Balance:
@@ -124,30 +123,9 @@ def read_balance(connection: sa.Connection, account: Account) -> Balance:
     return Balance() if row is None else Balance(*row)
 
 
-@lru_cache
-def _open_account(dialect: str) -> Any:
-    return upsert(dialect, spend, ["realm", "scope", "scope_id", "day"])
-
-
-def lock_balances(connection: sa.Connection, accounts: Iterable[Account]) -> dict[Account, Balance]:
-    """Balances that stay as they are until the transaction ends, but for its own `move`.
-
-    Accounts are locked in one order everywhere, so that two transactions never wait for each other.
-    """
-    found = {}
-    name = connection.dialect.name
-    for account in sorted(set(accounts)):
-        # On SQLite the transaction holds the only write lock already.
-        statement = _BALANCE if name == "sqlite" else _LOCKED_BALANCE
-        row = connection.execute(statement, _key(account)).first()
-        if row is None:
-            connection.execute(
-                _open_account(name),
-                {**_key(account), "reserved_nano": 0, "settled_nano": 0, "lost_nano": 0},
-            )
-            row = connection.execute(statement, _key(account)).one()
-        found[account] = Balance(*row)
-    return found
+def read_balances(connection: sa.Connection, accounts: Iterable[Account]) -> dict[Account, Balance]:
+    """What each of `accounts` holds."""
+    return {account: read_balance(connection, account) for account in set(accounts)}
 
 
 @lru_cache

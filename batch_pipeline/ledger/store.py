@@ -6,6 +6,7 @@ attempts or limits.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -289,8 +290,14 @@ def _postgresql_engine(url: sa.URL, writes: bool) -> sa.Engine:
         },
     )
 
+    # the driver's stubs are not among our dependencies
+    extensions = importlib.import_module("psycopg2.extensions")
+    # A sum of integers is an integer and an average a float, as on SQLite.
+    numbers = extensions.new_type(extensions.DECIMAL.values, "number", _read_number)
+
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
+        extensions.register_type(numbers, connection)
         cursor = connection.cursor()
         cursor.execute(f"SET search_path TO {SCHEMA}")
         if writes:
@@ -320,6 +327,12 @@ def _postgresql_engine(url: sa.URL, writes: bool) -> sa.Engine:
             connection.execute(_LOCK, {"lock": lock})
 
     return engine
+
+
+def _read_number(text: str | None, _cursor: Any) -> int | float | None:
+    if text is None:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _without_nul(parameters: Any) -> Any:

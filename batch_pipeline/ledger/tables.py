@@ -37,6 +37,11 @@ class AttemptState(StrEnum):
     REFUNDED = "refunded"
 
 
+def _text(length: int) -> sa.types.TypeEngine[str]:
+    # Given by users and providers: SQLite keeps no text to a length, PostgreSQL would.
+    return sa.String(length).with_variant(sa.Text(), "postgresql")
+
+
 def _realm() -> sa.Column[str]:
     return sa.Column("realm", sa.String(16), primary_key=True)
 
@@ -91,7 +96,7 @@ items = sa.Table(
     _realm(),
     sa.Column("batch_id", sa.String(200), primary_key=True),
     sa.Column("ordinal", sa.Integer, primary_key=True),  # 0-based position in the batch
-    sa.Column("item_id", sa.String(300), nullable=False),
+    sa.Column("item_id", _text(300), nullable=False),
     sa.Column("number", sa.Integer, nullable=False),  # 1-based data row in the input, for messages
     sa.Column("row", sa.Text, nullable=False),
     sa.Column("outcome", sa.String(16), nullable=False),
@@ -161,7 +166,7 @@ attempts = sa.Table(
     sa.Column("status", sa.Integer),
     sa.Column("error_kind", sa.String(40)),
     sa.Column("error", sa.Text),
-    sa.Column("answered_model", sa.String(200)),
+    sa.Column("answered_model", _text(200)),
     sa.Column("input_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("cached_input_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("cache_write_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
@@ -228,7 +233,7 @@ limits = sa.Table(
     sa.Column("arrival_at", sa.Float, nullable=False),
 )
 
-# what each running owner believes the rate to be: the lowest one wins while several runs go on
+# what each running owner believes a limit to be: the lowest one wins while several runs go on
 limit_rates = sa.Table(
     "limit_rates",
     metadata,
@@ -238,7 +243,8 @@ limit_rates = sa.Table(
     sa.Column("key_id", sa.String(60), primary_key=True),
     sa.Column("dimension", sa.String(30), primary_key=True),
     sa.Column("owner_id", sa.String(40), primary_key=True),
-    sa.Column("per_second", sa.Float, nullable=False),
+    # per minute; per day for requests_per_day; a count for concurrent
+    sa.Column("amount", sa.Float, nullable=False),
     # who says so: user | tier | header | learned
     sa.Column("source", sa.String(16), nullable=False, server_default="user"),
 )

@@ -1,6 +1,6 @@
 """Which day it is for a provider: daily limits and budgets turn over in its reset zone.
 
-What belongs here: zones and days. What does not: what is counted per day (limiter.py,
+What belongs here: zones and days. What does not: what is counted per day (reservation.py,
 ledger/spend.py).
 """
 
@@ -13,6 +13,9 @@ from zoneinfo import ZoneInfo
 RESET_ZONES = {"google": "America/Los_Angeles"}
 """Providers whose day does not turn over at midnight UTC."""
 
+_SLOT_S = 900
+"""A quarter of an hour: every zone's midnight falls on one, so a day never changes within it."""
+
 
 @lru_cache
 def reset_zone(provider: str) -> ZoneInfo:
@@ -22,11 +25,17 @@ def reset_zone(provider: str) -> ZoneInfo:
 
 def day_of(provider: str, at: float) -> str:
     """The provider's day (YYYY-MM-DD) at `at` (UTC seconds)."""
-    return datetime.fromtimestamp(at, reset_zone(provider)).date().isoformat()
+    return _day(provider, int(at // _SLOT_S))[0]
 
 
 def next_day_at(provider: str, at: float) -> float:
     """When the provider's next day begins, in UTC seconds."""
+    return _day(provider, int(at // _SLOT_S))[1]
+
+
+@lru_cache(maxsize=256)
+def _day(provider: str, slot: int) -> tuple[str, float]:
     zone = reset_zone(provider)
-    tomorrow = datetime.fromtimestamp(at, zone).date() + timedelta(days=1)
-    return datetime.combine(tomorrow, time(), zone).astimezone(UTC).timestamp()
+    today = datetime.fromtimestamp(slot * _SLOT_S, zone).date()
+    midnight = datetime.combine(today + timedelta(days=1), time(), zone)
+    return today.isoformat(), midnight.astimezone(UTC).timestamp()

@@ -1,13 +1,8 @@
-"""Rate limits that hold across processes, as reservations in the ledger database.
+"""The gate: where the calls of one run with one key to one model wait for their turn.
 
-What belongs here: the reservation arithmetic, the gate that one run waits at, and pauses. What
-does not: how many calls fly at once (the engine's slots), and what to do after a 429 but wait
-(engine).
-
-Each limit is a generic cell rate algorithm: a row holds the time at which its bucket is next
-free. One transaction finds the *joint* go-time of a request over all its buckets and moves every
-bucket to it. No burst is spent on purpose: a provider's own bucket then has its whole depth left
-for jitter on the way.
+What belongs here: waiting for turns, slots and pauses, and what a provider's replies say of its
+limits. What does not: the statements (reservation.py, slots.py), how many calls a run wants in
+flight, and what to do after a 429 but wait (engine).
 """
 
 from __future__ import annotations
@@ -15,18 +10,47 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
-
-import sqlalchemy as sa
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from batch_pipeline.clock import Clock
+from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.ledger.calls import PAUSE, Pause, PauseKey, PauseState
-from batch_pipeline.ledger.store import execute_many, upsert
-from batch_pipeline.ledger.tables import limit_rates, limits, owners
-from batch_pipeline.ledger.writer import Operation, Writer
+from batch_pipeline.ledger.writer import Writer
+from batch_pipeline.limits.days import day_of, next_day_at
+from batch_pipeline.limits.rates import (
+    BUCKETS,
+    DIMENSIONS,
+    NO_LIMITS,
+    REQUESTS_PER_DAY,
+    UNITS,
+    Amounts,
+    Rates,
+    Source,
+    lowest,
+)
+from batch_pipeline.limits.reservation import (
+    CORRECT,
+    COUNT,
+    DECLARE,
+    HOLD_BACK,
+    LOOK,
+    REPORT,
+    RESERVE,
+    Correct,
+    Cost,
+    Count,
+    Declare,
+    HoldBack,
+    Look,
+    Report,
+    Reserve,
+    Terms,
+)
+from batch_pipeline.limits.slots import Slots
+from batch_pipeline.providers.base import RateSignals
+
+__all__ = ["NO_LIMITS", "DayLimitReached", "Gate", "Rates", "Ticket"]
 
 _MAX_MISSES = 3
 _DEEP_BUCKET_PER_MIN = 6_000.0
@@ -34,300 +58,64 @@ _DEEP_BUCKET_PER_MIN = 6_000.0
 _AHEAD_S = 0.02
 _MAX_AHEAD = 100
 
-LOOK_AHEAD_S = 1.0
-"""Go-times are handed out at most this far ahead, so that processes share fairly and pauses
-bite."""
+_LOOK_S = 1.0
+"""What an operator sets by hand reaches every gate within this time."""
 
-REQUESTS = "requests"
-INPUT_TOKENS = "input_tokens"
-OUTPUT_TOKENS = "output_tokens"
-DIMENSIONS = (REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS)
+_REPORT_S = 2.0
+
+_LONGEST_HOLD_BACK_S = 10.0
+"""A header that says otherwise is not believed: its clock may be off."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What one key may do with one model, per minute; None is no limit.
+class DayLimitReached(BatchPipelineError):
+    """The requests of the provider's day are used up.
 
     Attributes:
-        requests: requests per minute.
-        input_tokens: prompt tokens per minute.
-        output_tokens: billable output tokens per minute.
+        limit: requests a day.
+        resets_at: when the next day begins, in UTC seconds.
     """
 
-    requests: float | None = None
-    input_tokens: float | None = None
-    output_tokens: float | None = None
-
-    def per_second(self) -> tuple[float | None, float | None, float | None]:
-        """The rates in the order of DIMENSIONS, per second."""
-        minute = (self.requests, self.input_tokens, self.output_tokens)
-        return tuple(None if rate is None else rate / 60.0 for rate in minute)  # type: ignore[return-value]
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether nothing is limited."""
-        return self.requests is None and self.input_tokens is None and self.output_tokens is None
-
-
-NO_LIMITS = Rates()
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Waiters of one process at one gate ask for go-times.
-
-    Attributes:
-        key: whose buckets.
-        owner_id: whose rates these are, for as long as the owner lives.
-        rates: per second, in the order of DIMENSIONS; None is no limit.
-        costs: for each waiter, in order, what it takes from each bucket.
-    """
-
-    key: PauseKey
-    owner_id: str
-    rates: tuple[float | None, float | None, float | None]
-    costs: Sequence[tuple[float, float, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Reserved:
-    """The answer.
-
-    Attributes:
-        now: the ledger's time of the transaction, in UTC seconds.
-        delays: seconds from `now` until the go-time, for as many waiters (from the first) as fit
-            into LOOK_AHEAD_S.
-        retry_s: seconds until it makes sense to ask again for the rest.
-    """
-
-    now: float
-    delays: list[float]
-    retry_s: float
-
-
-def plan_reservation(
-    now: float,
-    arrivals: list[float],
-    rates: Sequence[float | None],
-    costs: Sequence[tuple[float, float, float]],
-    look_ahead_s: float = LOOK_AHEAD_S,
-) -> tuple[Reserved, list[float]]:
-    """Hand out go-times, purely: the arithmetic of one reservation transaction.
-
-    Args:
-        now: UTC seconds.
-        arrivals: when each bucket is next free.
-        rates: units per second of each bucket; None is no limit.
-        costs: what each waiter takes from each bucket, in waiting order.
-        look_ahead_s: how far ahead go-times may lie.
-
-    Returns:
-        The answer, and when each bucket is next free afterwards.
-    """
-    free_at = list(arrivals)
-    delays: list[float] = []
-    retry_s = 0.0
-    for cost in costs:
-        go = now
-        for place, rate in enumerate(rates):
-            if rate is not None:
-                go = max(go, free_at[place])
-        if go > now + look_ahead_s:
-            retry_s = go - now - look_ahead_s
-            break
-        for place, rate in enumerate(rates):
-            if rate is not None:
-                free_at[place] = go + cost[place] / rate
-        delays.append(go - now)
-    return Reserved(now, delays, retry_s), free_at
-
-
-_ARRIVALS = sa.select(limits.c.dimension, limits.c.arrival_at).where(
-    limits.c.realm == sa.bindparam("realm"),
-    limits.c.provider == sa.bindparam("provider"),
-    limits.c.model == sa.bindparam("model"),
-    limits.c.key_id == sa.bindparam("key_id"),
-)
-_LOWEST_RATES = (
-    sa.select(limit_rates.c.dimension, sa.func.min(limit_rates.c.per_second))
-    .where(
-        limit_rates.c.realm == sa.bindparam("realm"),
-        limit_rates.c.provider == sa.bindparam("provider"),
-        limit_rates.c.model == sa.bindparam("model"),
-        limit_rates.c.key_id == sa.bindparam("key_id"),
-        limit_rates.c.owner_id.in_(
-            sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > sa.bindparam("now"))
-        ),
-    )
-    .group_by(limit_rates.c.dimension)
-)
-
-
-@lru_cache
-def _upsert_limit(dialect: str) -> Any:
-    return upsert(
-        dialect,
-        limits,
-        ["realm", "provider", "model", "key_id", "dimension"],
-        update=["arrival_at"],
-    )
-
-
-def _reserve(connection: sa.Connection, now: float, requests: Sequence[Reserve]) -> list[Reserved]:
-    answers = []
-    arrivals_of = _ARRIVALS
-    if connection.dialect.name != "sqlite":
-        # On SQLite the transaction holds the only write lock already.
-        arrivals_of = arrivals_of.with_for_update()
-    for request in requests:
-        bucket = _bucket_values(request.key)
-        arrivals = [0.0] * len(DIMENSIONS)
-        for dimension, arrival_at in connection.execute(arrivals_of, bucket):
-            arrivals[DIMENSIONS.index(dimension)] = arrival_at
-        found = connection.execute(_LOWEST_RATES, {**bucket, "now": now})
-        lowest: dict[str, float] = dict(found.tuples().all())
-        # The lowest rate that any live owner holds counts for everyone.
-        rates = [
-            None if rate is None else min(rate, lowest.get(dimension, rate))
-            for dimension, rate in zip(DIMENSIONS, request.rates, strict=True)
-        ]
-        answer, free_at = plan_reservation(now, arrivals, rates, request.costs)
-        if answer.delays:
-            execute_many(
-                connection,
-                _upsert_limit(connection.dialect.name),
-                [
-                    {**bucket, "dimension": dimension, "arrival_at": at}
-                    for dimension, at, rate in zip(DIMENSIONS, free_at, rates, strict=True)
-                    if rate is not None
-                ],
-            )
-        answers.append(answer)
-    return answers
-
-
-RESERVE: Operation[Reserved] = Operation("reserve", 6, _reserve, overtakes=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Declare:
-    """An owner says what rates it works with; they count until its lease ends."""
-
-    key: PauseKey
-    owner_id: str
-    rates: tuple[float | None, float | None, float | None]
-
-
-def _declare(connection: sa.Connection, now: float, requests: Sequence[Declare]) -> list[None]:
-    for request in requests:
-        rows = [
-            {
-                **_bucket_values(request.key),
-                "dimension": dimension,
-                "owner_id": request.owner_id,
-                "per_second": rate,
-            }
-            for dimension, rate in zip(DIMENSIONS, request.rates, strict=True)
-            if rate is not None
-        ]
-        if rows:
-            connection.execute(
-                upsert(
-                    connection.dialect.name,
-                    limit_rates,
-                    ["realm", "provider", "model", "key_id", "dimension", "owner_id"],
-                    update=["per_second"],
-                ),
-                rows,
-            )
-    return [None] * len(requests)
-
-
-DECLARE: Operation[None] = Operation("declare rates", 2, _declare)
-
-
-@dataclass(frozen=True, slots=True)
-class Correct:
-    """A call used more or less than its estimate: move its buckets by so many seconds."""
-
-    key: PauseKey
-    seconds: tuple[float, float, float]
-
-
-_CORRECT = (
-    limits.update()
-    .where(
-        limits.c.realm == sa.bindparam("b_realm"),
-        limits.c.provider == sa.bindparam("b_provider"),
-        limits.c.model == sa.bindparam("b_model"),
-        limits.c.key_id == sa.bindparam("b_key"),
-        limits.c.dimension == sa.bindparam("b_dimension"),
-    )
-    .values(arrival_at=limits.c.arrival_at + sa.bindparam("b_seconds"))
-)
-
-
-def _correct(connection: sa.Connection, now: float, requests: Sequence[Correct]) -> list[None]:
-    total: dict[tuple[PauseKey, str], float] = {}
-    for request in requests:
-        for dimension, seconds in zip(DIMENSIONS, request.seconds, strict=True):
-            if seconds:
-                at = request.key, dimension
-                total[at] = total.get(at, 0.0) + seconds
-    if total:
-        execute_many(
-            connection,
-            _CORRECT,
-            [
-                {
-                    "b_realm": key.realm,
-                    "b_provider": key.provider,
-                    "b_model": key.model,
-                    "b_key": key.key_id,
-                    "b_dimension": dimension,
-                    "b_seconds": seconds,
-                }
-                for (key, dimension), seconds in total.items()
-            ],
+    def __init__(self, key: PauseKey, limit: float, resets_at: float) -> None:
+        again = datetime.fromtimestamp(resets_at, UTC).strftime("%Y-%m-%d %H:%M")
+        super().__init__(
+            f"The {limit:,.0f} requests a day to {key.model} are used up.",
+            f"Rows not done stay pending; run again after {again} UTC, or raise the limit: "
+            f"`batch-pipeline limits set {key.model} --requests-per-day N`.",
         )
-    return [None] * len(requests)
-
-
-CORRECT: Operation[None] = Operation("correct limits", 21, _correct, patient=True)
-
-
-def _tolerated_lateness_s(rates: Rates) -> float:
-    """Half the spacing of two requests, which a bucket of two forgives.
-
-    Where requests may follow each other within a few milliseconds, buckets are deep and an event
-    loop is never that punctual: a quarter of a second is tolerated.
-    """
-    if rates.unlimited:
-        return math.inf
-    if rates.requests is None or rates.requests >= _DEEP_BUCKET_PER_MIN:
-        return 0.25
-    return max(0.02, 30.0 / rates.requests)
-
-
-def _bucket_values(key: PauseKey) -> dict[str, str]:
-    return {
-        "realm": key.realm,
-        "provider": key.provider,
-        "model": key.model,
-        "key_id": key.key_id,
-    }
-
-
-_Cost = tuple[float, float, float]
+        self.limit = limit
+        self.resets_at = resets_at
 
 
 @dataclass(slots=True)
 class Ticket:
-    """Leave to send, not before `go_at` (UTC seconds); `cost` is what was reserved for it."""
+    """Leave to send.
+
+    Attributes:
+        go_at: not before this time (UTC seconds).
+        waited_s: how long it took to get.
+        cost: what was reserved for it.
+        day: the provider's day in which it is counted; empty where it is not counted yet.
+    """
 
     go_at: float
     waited_s: float
-    cost: tuple[float, float, float]
+    cost: Cost
+    day: str = ""
+
+
+@dataclass(slots=True)
+class _Turn:
+    go_at: float
+    cost: Cost
+    day: str
+
+
+@dataclass(slots=True)
+class _Waiter:
+    cost: Cost
+    future: asyncio.Future[_Turn] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 class Gate:
@@ -348,27 +136,72 @@ class Gate:
         self._writer = writer
         self._clock = clock
         self._owner_id = owner_id
-        self._rates = rates
-        self._per_second = rates.per_second()
-        self._waiters: deque[tuple[_Cost, asyncio.Future[tuple[float, _Cost]]]] = deque()
+        self._given = rates
+        self._by_header: dict[str, float] = {}
+        self._learned: float | None = None
+        self._own = rates
+        self._terms = Terms()
+        self._slots = Slots(writer, clock, key, owner_id)
+        self._waiters: deque[_Waiter] = deque()
         self._reserver: asyncio.Task[None] | None = None
-        self._pause = PauseState()
+        self._paused_until = 0.0
         # Where many calls a second are allowed, turns are taken ahead for the next few moments, so
         # that most calls wait for no transaction; at worst so much of the rate goes unused.
-        self._ahead = 0 if rates.requests is None else int(rates.requests / 60.0 * _AHEAD_S)
-        self._ahead = min(self._ahead, _MAX_AHEAD)
-        self._turns: deque[tuple[float, _Cost]] = deque()
-        self._recent: _Cost = (1.0, 0.0, 0.0)
+        self._ahead = 0
+        self._turns: deque[_Turn] = deque()
+        self._recent: Cost = (1.0, 0.0, 0.0)
         # Host time minus ledger time, at its smallest seen: the clocks' difference plus the
         # quickest commit.
-        self._offset_s = float("inf")
-        self._late_s = _tolerated_lateness_s(rates)
+        self._offset_s = math.inf
+        self._late_s = math.inf
         self._misses = 0
+        self._passed = 0
+        self._looking: asyncio.Task[None] | None = None
+        self._looked_at = -math.inf
+        self._reported_at = -math.inf
+        self._acquiring = 0
+        self._said: set[str] = set()
+        self._apply()
 
     async def open(self) -> None:
-        """Tell the other processes this run's rates; call once before `acquire`."""
-        if not self._rates.unlimited:
-            await self._writer.post(DECLARE, Declare(self.key, self._owner_id, self._per_second))
+        """Tell the other processes this run's limits, and learn theirs; call once, first."""
+        if not self._own.unlimited:
+            await self._declare()
+        await self._look()
+
+    async def close(self) -> None:
+        """Give back what was taken and not used; call once, when no call is left."""
+        counts: dict[str, int] = {}
+        reserver = self._reserver
+        if reserver is not None and not reserver.done():
+            if self._waiters:
+                reserver.cancel()
+            await asyncio.gather(reserver, return_exceptions=True)
+        if self._looking is not None:
+            await asyncio.gather(self._looking, return_exceptions=True)
+        for turn in self._turns:
+            counts[turn.day] = counts.get(turn.day, 0) - 1
+        self._turns.clear()
+        if self._passed:
+            today = day_of(self.key.provider, self._ledger_now())
+            counts[today] = counts.get(today, 0) + self._passed
+            self._passed = 0
+        if counts:
+            await self._writer.post(COUNT, Count(self.key, counts))
+        await self._slots.close()
+
+    async def enter(self) -> None:
+        """Wait for one of the slots that all processes share; `leave` when the call is back.
+
+        Where no number of calls at once is set, and where a slot of this process is free, no
+        transaction is made.
+        """
+        self._look_soon()
+        await self._slots.enter()
+
+    def leave(self) -> None:
+        """Give the slot back."""
+        self._slots.leave()
 
     async def acquire(self, input_tokens: float, output_tokens: float) -> Ticket:
         """Wait for a turn.
@@ -379,48 +212,70 @@ class Gate:
 
         Returns:
             A ticket. The caller may still have to sleep until `go_at`, which is at most a few
-            milliseconds away.
+            milliseconds away. A ticket that is not used goes to `give_up`.
+
+        Raises:
+            DayLimitReached: no request is left of the provider's day.
         """
         began = self._clock.now()
         cost = (1.0, input_tokens, output_tokens)
-        while True:
-            left = self._pause.paused_until - self._clock.now()
-            if left > 0:
-                await self._clock.sleep(left)
-                continue
-            if self._rates.unlimited:
-                now = self._clock.now()
-                return Ticket(now, now - began, cost)
-            go_at, cost = await self._turn(cost)
-            # Wake a little early: the write-ahead of the attempt fits into the rest of the wait.
-            now = self._clock.now()
-            if go_at - now > 0.01:
-                await self._clock.sleep(go_at - now - 0.01)
-                now = self._clock.now()
-            ticket = Ticket(go_at, max(now, go_at) - began, cost)
-            # A turn that falls into a pause is given up; one after it stays good.
-            if self._pause.paused_until <= now and not self.missed(ticket):
-                return ticket
+        self._acquiring += 1
+        try:
+            while True:
+                if self._paused_until > self._clock.now():
+                    await self._wait_out_pause()
+                if self._free:
+                    self._look_soon()
+                    now = self._clock.now()
+                    self._passed += 1
+                    return Ticket(now, now - began, cost)
+                ticket = await self._ticket(cost, began)
+                if ticket is not None:
+                    return ticket
+        finally:
+            self._acquiring -= 1
 
     def missed(self, ticket: Ticket) -> bool:
         """Whether the ticket's turn has passed, so that a new one must be taken.
 
         A stalled process would otherwise send in bunches. One that is late all the time sends late.
+        A missed ticket is given up.
         """
         if self._clock.now() <= ticket.go_at + self._late_s or self._misses >= _MAX_MISSES:
             self._misses = 0
             return False
         self._misses += 1
+        self.give_up(ticket)
         return True
+
+    def give_up(self, ticket: Ticket) -> None:
+        """The ticket was not used: its request does not count in the day."""
+        if ticket.day:
+            self._uncount(ticket.day)
+        else:
+            self._passed -= 1
+
+    def paused_s(self) -> float:
+        """Seconds that a known pause goes on for."""
+        return max(0.0, self._paused_until - self._clock.now())
+
+    @property
+    def requests_per_s(self) -> float | None:
+        """The rate that holds now; None where none is known."""
+        return self._per_second[0]
+
+    @property
+    def shared_requests_per_s(self) -> float | None:
+        """The rate that holds now where other runs keep to it as well; None where none does."""
+        return self._per_second[0] if self._terms.sharers > 1 else None
 
     def learn(self, pause: PauseState) -> None:
         """Take note of the shared pause, as the ledger told it at an admission."""
-        if pause.paused_until > self._pause.paused_until:
-            self._pause = pause
+        self._paused_until = max(self._paused_until, self._here(pause.paused_until))
 
     async def pause(self, seconds: float, reason: str) -> None:
         """Stop every process's calls with this key to this model for `seconds`."""
-        until = self._clock.now() + seconds
+        until = self._ledger_now() + seconds
         self.learn(await self._writer.post(PAUSE, Pause(self.key, until, reason)))
 
     def correct(self, ticket: Ticket, input_tokens: float, output_tokens: float) -> None:
@@ -434,19 +289,105 @@ class Gate:
         if any(moved):
             self._writer.post(CORRECT, Correct(self.key, moved))
 
-    async def _turn(self, cost: _Cost) -> tuple[float, _Cost]:
-        """A go-time, and the cost that was reserved for it."""
+    def pace(self, requests_per_min: float | None) -> None:
+        """Work with a rate that was learned from 429s; None forgets it."""
+        if requests_per_min != self._learned:
+            self._learned = requests_per_min
+            self._settle_own()
+
+    def observe(self, signals: RateSignals, in_flight: int) -> str | None:
+        """Take note of what a reply's headers say of the provider's limits.
+
+        A limit in a header counts where nobody gave one, and wins where it is lower than the one
+        that was given; it never raises one. A bucket that the provider says is empty is held back
+        for all processes until it can serve a request again.
+
+        Args:
+            signals: the headers.
+            in_flight: calls of this run on their way, which the provider may not have counted.
+
+        Returns:
+            What to tell the user, once for each limit that is lower than was thought.
+        """
+        said = None
+        changed = False
+        hold_back = [0.0, 0.0, 0.0]
+        for place, dimension in enumerate(BUCKETS):
+            signal = getattr(signals, dimension)
+            if signal is None or not signal.limit:
+                continue
+            paced = self._per_second[place] is not None
+            if self._by_header.get(dimension) != signal.limit:
+                self._by_header[dimension] = signal.limit
+                changed = True
+                said = self._lowered(dimension, place, signal.limit) or said
+            if signal.remaining is not None:
+                # Who keeps to a rate is refilled as fast as it sends: what is in flight is covered.
+                due = self._recent[place] * (1 if paced else 1 + in_flight)
+                wait_s = (due - signal.remaining) * 60.0 / signal.limit
+                if wait_s > 0:
+                    reset_s = _LONGEST_HOLD_BACK_S if signal.reset_s is None else signal.reset_s
+                    hold_back[place] = min(wait_s, reset_s, _LONGEST_HOLD_BACK_S)
+        if changed:
+            self._settle_own()
+        if any(hold_back):
+            moved = (hold_back[0], hold_back[1], hold_back[2])
+            self._writer.post(HOLD_BACK, HoldBack(self.key, moved))
+        return said
+
+    async def report(self, in_flight: int) -> None:
+        """Write down, at most every 2 s, how this run stands here, for `limits show`."""
+        now = self._clock.now()
+        if now - self._reported_at < _REPORT_S:
+            return
+        self._reported_at = now
+        waiting = self._acquiring + self._slots.waiting
+        await self._writer.post(REPORT, Report(self.key, self._owner_id, in_flight, waiting))
+
+    # ---- turns ----
+
+    async def _ticket(self, cost: Cost, began: float) -> Ticket | None:
+        """A turn, at its time; None where it has to be taken anew."""
+        turn = await self._turn(cost)
+        ticket = Ticket(turn.go_at, 0.0, turn.cost, turn.day)
+        now = self._clock.now()
+        # Wake a little early: the write-ahead of the attempt fits into the rest of the wait.
+        if turn.go_at - now > 0.01:
+            try:
+                await self._clock.sleep(turn.go_at - now - 0.01)
+            except asyncio.CancelledError:
+                self.give_up(ticket)
+                raise
+            now = self._clock.now()
+        ticket.waited_s = max(now, turn.go_at) - began
+        # A turn that falls into a pause is given up; one after it stays good.
+        if self._paused_until > now:
+            self.give_up(ticket)
+            return None
+        return None if self.missed(ticket) else ticket
+
+    async def _turn(self, cost: Cost) -> _Turn:
+        """A go-time, with the cost that was reserved for it."""
         self._recent = cost
         while self._turns:
             turn = self._turns.popleft()
-            if self._clock.now() <= turn[0] + self._late_s:
+            if self._clock.now() <= turn.go_at + self._late_s:
                 if len(self._turns) < self._ahead // 2:
                     self._wake_reserver()
                 return turn
-        waiter: asyncio.Future[tuple[float, _Cost]] = asyncio.get_running_loop().create_future()
-        self._waiters.append((cost, waiter))
+            self._uncount(turn.day)
+        waiter = _Waiter(cost)
+        self._waiters.append(waiter)
         self._wake_reserver()
-        return await waiter
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled():
+                self._turns.appendleft(waiter.future.result())
+            raise
+
+    def _uncount(self, day: str) -> None:
+        self._writer.post(COUNT, Count(self.key, {day: -1}))
 
     def _wake_reserver(self) -> None:
         if self._reserver is None or self._reserver.done():
@@ -456,29 +397,154 @@ class Gate:
         """Reserve for everyone who waits and some turns ahead, one shared statement at a time."""
         try:
             while self._waiters or len(self._turns) < self._ahead // 2:
-                while self._waiters and self._waiters[0][1].done():
+                while self._waiters and self._waiters[0].future.done():
                     self._waiters.popleft()
-                costs = [cost for cost, _ in self._waiters] + [self._recent] * self._ahead
+                costs = [waiter.cost for waiter in self._waiters] + [self._recent] * self._ahead
                 if not costs:
                     return
-                answer = await self._writer.post(
-                    RESERVE, Reserve(self.key, self._owner_id, self._per_second, costs)
-                )
-                self._offset_s = min(self._offset_s, self._clock.now() - answer.now)
-                for delay, cost in zip(answer.delays, costs, strict=False):
-                    turn = answer.now + self._offset_s + delay, cost
-                    # Who came meanwhile takes a turn that was reserved ahead.
-                    waiter = self._waiters.popleft()[1] if self._waiters else None
-                    if waiter is None:
-                        self._turns.append(turn)
-                    elif not waiter.done():
-                        waiter.set_result(turn)
+                retry_s = await self._reserve(costs)
                 if not self._waiters:
                     return
-                if answer.retry_s > 0:
-                    await self._clock.sleep(answer.retry_s)
+                if retry_s > 0:
+                    # Meanwhile an operator may have set another limit.
+                    await self._clock.sleep(min(retry_s, _LOOK_S))
         except Exception as error:
-            while self._waiters:
-                _, waiter = self._waiters.popleft()
-                if not waiter.done():
-                    waiter.set_exception(error)
+            self._fail_waiters(error)
+
+    async def _reserve(self, costs: list[Cost]) -> float:
+        """Hand out turns; gives the seconds after which to ask for the rest."""
+        request = Reserve(self.key, self._own.amounts, costs, self._terms)
+        answer = await self._writer.post(RESERVE, request)
+        self._take_terms(answer.terms, answer.now)
+        asked = len(self._waiters)
+        provider = self.key.provider
+        today, ends_at = day_of(provider, answer.now), next_day_at(provider, answer.now)
+        for delay, cost in zip(answer.delays, costs, strict=False):
+            go_at = answer.now + delay
+            day = today if go_at < ends_at else day_of(provider, go_at)
+            turn = _Turn(go_at + self._offset_s, cost, day)
+            # Who came meanwhile takes a turn that was reserved ahead.
+            waiter = self._waiters.popleft() if self._waiters else None
+            if waiter is None or waiter.future.done():
+                self._turns.append(turn)
+            else:
+                waiter.future.set_result(turn)
+        if answer.day_full and asked > len(answer.delays):
+            limit = self._limits[DIMENSIONS.index(REQUESTS_PER_DAY)]
+            self._fail_waiters(DayLimitReached(self.key, limit or 0, self._here(ends_at)))
+        return answer.retry_s
+
+    def _fail_waiters(self, error: Exception) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.future.done():
+                waiter.future.set_exception(error)
+
+    # ---- what holds ----
+
+    async def _wait_out_pause(self) -> None:
+        """Wait for the end of the pause, and for an operator who ends it sooner."""
+        while (left := self._paused_until - self._clock.now()) > 0:
+            await self._clock.sleep(min(left, _LOOK_S))
+            now = self._clock.now()
+            looking = self._looking is not None and not self._looking.done()
+            # All who wait here share a look.
+            if self._paused_until > now and (looking or now - self._looked_at >= _LOOK_S / 2):
+                await self._look()
+
+    def _look_soon(self) -> None:
+        """Where nothing is reserved, see now and then whether that still holds."""
+        if self._clock.now() - self._looked_at >= _LOOK_S:
+            self._begin_to_look()
+
+    async def _look(self) -> None:
+        await asyncio.shield(self._begin_to_look())
+
+    def _begin_to_look(self) -> asyncio.Task[None]:
+        if self._looking is None or self._looking.done():
+            self._looked_at = self._clock.now()
+            self._looking = asyncio.create_task(self._look_once())
+            # Who does not wait for it meets the same ledger at the next admission.
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._looking
+
+    async def _look_once(self) -> None:
+        passed, self._passed = self._passed, 0
+        try:
+            terms = await self._writer.post(LOOK, Look(self.key, passed))
+        except BaseException:
+            self._passed += passed
+            raise
+        self._take_terms(terms, terms.read_at)
+
+    def _take_terms(self, terms: Terms, ledger_now: float) -> None:
+        now = self._clock.now()
+        self._offset_s = min(self._offset_s, now - ledger_now)
+        if terms.read_at <= self._terms.read_at:
+            return
+        self._looked_at = now
+        self._terms = terms
+        # An operator may have ended a pause: what the ledger says holds, later or sooner.
+        self._paused_until = self._here(terms.paused_until)
+        self._apply()
+
+    def _settle_own(self) -> None:
+        """What this run works with has changed: tell the others."""
+        per_header = Rates(
+            *(self._by_header.get(dimension) for dimension in DIMENSIONS),
+            sources=(Source.HEADER,) * len(DIMENSIONS),
+        )
+        learned = Rates(self._learned, sources=(Source.LEARNED,) * len(DIMENSIONS))
+        self._own = lowest(self._given, per_header, learned)
+        self._declare()
+        self._apply()
+
+    def _declare(self) -> asyncio.Future[None]:
+        # What was read before may hold this run's own former limit.
+        self._terms = Terms(self._terms.by_hand, paused_until=self._terms.paused_until)
+        return self._writer.post(DECLARE, Declare(self.key, self._owner_id, self._own))
+
+    def _apply(self) -> None:
+        own = self._own.amounts
+        self._limits: Amounts = self._terms.limits_of(own)
+        requests, input_tokens, output_tokens, per_day, concurrent = self._limits
+        self._per_second = (
+            None if requests is None else requests / 60.0,
+            None if input_tokens is None else input_tokens / 60.0,
+            None if output_tokens is None else output_tokens / 60.0,
+        )
+        paced = any(rate is not None for rate in self._per_second)
+        self._free = not paced and per_day is None
+        self._late_s = _tolerated_lateness_s(requests) if paced else math.inf
+        # Near the end of a day each request counts: none is taken that may not be used.
+        ahead = 0.0 if requests is None or per_day is not None else requests / 60.0 * _AHEAD_S
+        self._ahead = min(int(ahead), _MAX_AHEAD)
+        self._slots.limit(own, limited=concurrent is not None)
+
+    def _lowered(self, dimension: str, place: int, limit: float) -> str | None:
+        given = self._given.amounts[place]
+        if given is None or limit >= given or dimension in self._said:
+            return None
+        self._said.add(dimension)
+        return (
+            f"{self.key.model} allows {limit:,.0f} {UNITS[dimension]}, by its own headers: that "
+            f"holds, not the {given:,.0f} of the {self._given.sources[place].value}."
+        )
+
+    def _here(self, ledger_time: float) -> float:
+        """A ledger time by this host's clock."""
+        return ledger_time + (self._offset_s if math.isfinite(self._offset_s) else 0.0)
+
+    def _ledger_now(self) -> float:
+        return self._clock.now() - (self._offset_s if math.isfinite(self._offset_s) else 0.0)
+
+
+def _tolerated_lateness_s(requests_per_min: float | None) -> float:
+    """Half the spacing of two requests, which a bucket of two forgives.
+
+    Where requests may follow each other within a few milliseconds, buckets are deep and an event
+    loop is never that punctual: a quarter of a second is tolerated.
+    """
+    if requests_per_min is None or requests_per_min >= _DEEP_BUCKET_PER_MIN:
+        return 0.25
+    return max(0.02, 30.0 / requests_per_min)

@@ -128,7 +128,7 @@ def input_scale(counted: Iterable[tuple[int, int]], basis: str) -> InputScale:
     ratio = sum(count for _, count in pairs) / sum(local for local, _ in pairs)
     spread = statistics.pstdev(count / local / ratio for local, count in pairs)
     # Whole batches average single requests out; twice the spread of a request is a safe side.
-    margin = max(_LEAST_MARGIN, min(_GUESSED_INPUT_MARGIN, 2 * spread))
+    margin = min(_GUESSED_INPUT_MARGIN, max(_floor(_LEAST_MARGIN, len(pairs)), 2 * spread))
     return InputScale(ratio, margin, basis, len(pairs))
 
 
@@ -173,7 +173,7 @@ def output_of_calls(
     mean = statistics.fmean(ratios)
     spread = statistics.pstdev(ratios) / mean if mean else 0.0
     error = 2 * spread / math.sqrt(len(ratios))
-    margin = max(_LEAST_OUTPUT_MARGIN, min(_OTHER_MODEL_MARGIN, error))
+    margin = min(_OTHER_MODEL_MARGIN, max(_floor(_LEAST_OUTPUT_MARGIN, len(ratios)), error))
     return OutputScale(
         sizes=sizes,
         tokens=tokens,
@@ -210,6 +210,11 @@ def prefix_of_calls(calls: Sequence[PastCall]) -> CachedPrefix | None:
 def mean_latency_s(calls: Sequence[PastCall]) -> float | None:
     """Mean seconds of a call; None where there was none."""
     return statistics.fmean(call.latency_s for call in calls) if calls else None
+
+
+def _floor(least: float, requests: int) -> float:
+    """The least margin of so many requests: one alone, which has no spread, proves little."""
+    return least * (1 + 4 / requests)
 
 
 def _contents(body: bytes, items_name: str) -> list[dict[str, Any]] | None:

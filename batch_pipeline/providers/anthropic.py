@@ -6,6 +6,7 @@ Sources: anthropic 2.12.0 for the request, its types and docs for the rest. No I
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -17,6 +18,8 @@ from batch_pipeline.providers.base import (
     Finish,
     LlmRequest,
     ProviderError,
+    RateSignal,
+    RateSignals,
     Reply,
     Usage,
     WireCall,
@@ -121,6 +124,26 @@ class AnthropicCodec:
                 request_id=request_id,
             )
         return Reply(text, Finish.STOP, usage, model, None, request_id)
+
+    def rate_signals(self, headers: Mapping[str, str]) -> RateSignals | None:
+        """See Codec.rate_signals."""
+        requests, input_tokens, output_tokens = (
+            _rate_signal(headers, name) for name in ("requests", "input-tokens", "output-tokens")
+        )
+        if requests is None and input_tokens is None and output_tokens is None:
+            return None
+        return RateSignals(requests, input_tokens, output_tokens)
+
+
+def _rate_signal(headers: Mapping[str, str], name: str) -> RateSignal | None:
+    limit = headers.get(f"anthropic-ratelimit-{name}-limit")
+    if limit is None:
+        return None
+    remaining = headers.get(f"anthropic-ratelimit-{name}-remaining")
+    reset = headers.get(f"anthropic-ratelimit-{name}-reset")
+    return RateSignal(
+        wire.as_number(limit), wire.as_number(remaining), wire.seconds_until(reset, headers)
+    )
 
 
 @lru_cache(maxsize=256)

@@ -160,6 +160,30 @@ class ProviderError(Exception):
         self.request_id = request_id
 
 
+@dataclass(frozen=True, slots=True)
+class RateSignal:
+    """What a reply's headers say of one limit; None where they do not say.
+
+    Attributes:
+        limit: per minute.
+        remaining: how much of it is left.
+        reset_s: seconds until it is whole again.
+    """
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateSignals:
+    """What a reply's headers say of a key's limits; None where they say nothing."""
+
+    requests: RateSignal | None = None
+    input_tokens: RateSignal | None = None
+    output_tokens: RateSignal | None = None
+
+
 class Codec(Protocol):
     """One provider's wire protocol, pure: no I/O, no environment, no clock."""
 
@@ -184,4 +208,8 @@ class Codec(Protocol):
         Raises:
             ProviderError: for every reply that is not a usable answer, HTTP errors included.
         """
+        ...
+
+    def rate_signals(self, headers: Mapping[str, str]) -> RateSignals | None:
+        """What the headers of a reply of any status say of the key's limits."""
         ...

@@ -5,6 +5,7 @@ Sources: google-genai 3.4.0 for the request, its types and recorded replies for 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from batch_pipeline.providers.base import (
     Finish,
     LlmRequest,
     ProviderError,
+    RateSignals,
     Reply,
     Usage,
     WireCall,
@@ -85,6 +87,10 @@ class GoogleCodec:
     def left_out(self, request: LlmRequest) -> tuple[str, ...]:
         """See Codec.left_out: Gemini takes every setting."""
         return ()
+
+    def rate_signals(self, headers: Mapping[str, str]) -> RateSignals | None:
+        """See Codec.rate_signals: Gemini's headers say nothing of limits."""
+        return None
 
     def read(self, reply: WireReply) -> Reply:
         """See Codec.read."""

@@ -6,17 +6,21 @@ What does not belong here: generation calls (transport.py) and deciding what a m
 from __future__ import annotations
 
 import asyncio
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import orjson
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.providers.base import ErrorKind, ProviderError, WireReply
+from batch_pipeline.providers.lookups import (
+    KeyStatus,
+    ModelCheck,
+    find_in,
+    key_shown,
+    status_of,
+)
 from batch_pipeline.providers.registry import (
     PROVIDERS,
     Access,
@@ -28,18 +32,6 @@ from batch_pipeline.providers.wire import KEY_REMOVED
 
 TIMEOUT_S = 15.0
 
-_DATE_SUFFIX = re.compile(r"-\d{8}")
-
-
-class KeyStatus(StrEnum):
-    """What a provider says about a key."""
-
-    OK = "ok"
-    MISSING = "missing"
-    INVALID = "invalid"
-    NO_CREDIT = "no_credit"
-    UNREACHABLE = "unreachable"
-
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
@@ -48,9 +40,11 @@ class KeyCheck:
     Attributes:
         provider: the provider's name.
         status: what was found.
-        key_shown: what may be shown of the key, such as `…abcd-1f3a9c`; empty without a key.
+        key_shown: what is shown of the key, `…` and its last 4 characters; empty without a key.
         detail: a sentence for the user.
         models: the models that the key can call, sorted.
+        credit_usd: what is left under the key's limit, in USD; None where the provider does not
+            say (all but OpenRouter).
     """
 
     provider: str
@@ -58,14 +52,7 @@ class KeyCheck:
     key_shown: str
     detail: str
     models: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCheck:
-    """Whether a key's model list holds a model, and the nearest names if not."""
-
-    found: bool
-    similar: tuple[str, ...] = ()
+    credit_usd: float | None = None
 
 
 async def check_keys(
@@ -93,16 +80,7 @@ async def check_model(access: Access, model: str) -> ModelCheck:
     Raises:
         ProviderError: the list could not be read.
     """
-    models = await list_models(access)
-    # OpenRouter's variants (`:nitro`, `:online`) are settings on a model, not models
-    wanted = model.partition(":")[0] if access.provider == "openrouter" else model
-    # `claude-haiku-4-5` is an alias that the list only knows as `claude-haiku-4-5-20251001`
-    if any(
-        name in (model, wanted) or _DATE_SUFFIX.fullmatch(name.removeprefix(wanted))
-        for name in models
-    ):
-        return ModelCheck(found=True)
-    return ModelCheck(found=False, similar=tuple(difflib.get_close_matches(model, models)))
+    return find_in(await list_models(access), access.provider, model)
 
 
 async def list_models(access: Access) -> tuple[str, ...]:
@@ -132,18 +110,14 @@ async def _check(name: str, environ: Mapping[str, str], simulator_url: str | Non
         unset = not environ.get(PROVIDERS[name].base_url_variable)
         status = KeyStatus.MISSING if unset else KeyStatus.INVALID
         return KeyCheck(name, status, "", str(error))
+    shown = key_shown(access.key_id)
     try:
-        credit = await _openrouter_credit(access) if name == "openrouter" else ""
+        credit = await _openrouter_credit(access) if name == "openrouter" else None
         models = await list_models(access)
     except ProviderError as error:
-        return KeyCheck(name, _status(error), access.key_id, error.message)
-    return KeyCheck(name, KeyStatus.OK, access.key_id, f"{len(models)} models{credit}.", models)
-
-
-def _status(error: ProviderError) -> KeyStatus:
-    if error.kind is not ErrorKind.BATCH_FATAL or error.status in (0, 404):
-        return KeyStatus.UNREACHABLE
-    return KeyStatus.NO_CREDIT if error.status in (402, 429) else KeyStatus.INVALID
+        return KeyCheck(name, status_of(error), shown, error.message)
+    left = "" if credit is None else f", ${credit:.2f} left under the key's limit"
+    return KeyCheck(name, KeyStatus.OK, shown, f"{len(models)} models{left}.", models, credit)
 
 
 async def _google_models(access: Access) -> list[str]:
@@ -188,8 +162,8 @@ async def _openai_models(access: Access) -> list[str]:
         return [model.id async for model in client.models.list()]
 
 
-async def _openrouter_credit(access: Access) -> str:
-    """What is left under the key's limit, in words; the public model list proves nothing."""
+async def _openrouter_credit(access: Access) -> float | None:
+    """What is left under the key's limit, in USD; the public model list proves nothing."""
     import httpx
 
     try:
@@ -208,12 +182,12 @@ async def _openrouter_credit(access: Access) -> str:
     facts = data.get("data")
     left = facts.get("limit_remaining") if isinstance(facts, dict) else None
     if not isinstance(left, int | float):
-        return ""
+        return None
     if left <= 0:
         raise ProviderError(
             ErrorKind.BATCH_FATAL, "The key's spending limit is used up.", status=402
         )
-    return f", ${left:.2f} left under the key's limit"
+    return float(left)
 
 
 def _classified(access: Access, error: Exception) -> ProviderError:

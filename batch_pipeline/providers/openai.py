@@ -6,6 +6,7 @@ Sources: openai 3.54.0 for the request, its types and docs for the rest. No I/O 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -17,6 +18,8 @@ from batch_pipeline.providers.base import (
     Finish,
     LlmRequest,
     ProviderError,
+    RateSignal,
+    RateSignals,
     Reply,
     Usage,
     WireCall,
@@ -62,6 +65,14 @@ class OpenAICodec:
         if request.temperature is None or self._takes_temperature(request.model):
             return ()
         return ("temperature",)
+
+    def rate_signals(self, headers: Mapping[str, str]) -> RateSignals | None:
+        """See Codec.rate_signals: `tokens` counts the prompt, and the bound on the output."""
+        requests = _rate_signal(headers, "requests")
+        tokens = _rate_signal(headers, "tokens")
+        if requests is None and tokens is None:
+            return None
+        return RateSignals(requests, tokens)
 
     def read(self, reply: WireReply) -> Reply:
         """See Codec.read."""
@@ -181,6 +192,15 @@ def _response_format(schema: bytes, name: str) -> orjson.Fragment:
     strict = openai_strict_schema(orjson.loads(schema))
     form = {"name": name, "strict": True, "schema": strict}
     return orjson.Fragment(orjson.dumps({"type": "json_schema", "json_schema": form}))
+
+
+def _rate_signal(headers: Mapping[str, str], name: str) -> RateSignal | None:
+    limit = headers.get(f"x-ratelimit-limit-{name}")
+    if limit is None:
+        return None
+    remaining = headers.get(f"x-ratelimit-remaining-{name}")
+    reset = headers.get(f"x-ratelimit-reset-{name}", "")
+    return RateSignal(wire.as_number(limit), wire.as_number(remaining), wire.duration_s(reset))
 
 
 def _text(content: Any) -> str:

@@ -6,10 +6,11 @@ Sources: PROVIDERS 1.2 (openai SDK on the wire, OpenRouter's docs). No I/O here.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from batch_pipeline.providers import wire
-from batch_pipeline.providers.base import ErrorKind, LlmRequest
+from batch_pipeline.providers.base import ErrorKind, LlmRequest, RateSignals
 from batch_pipeline.providers.openai import OpenAICodec
 
 
@@ -18,6 +19,10 @@ class OpenRouterCodec(OpenAICodec):
 
     provider = "openrouter"
     _bound = "max_tokens"
+
+    def rate_signals(self, headers: Mapping[str, str]) -> RateSignals | None:
+        """See Codec.rate_signals: its headers are the upstream's, or come with a 429 only."""
+        return None
 
     def _takes_temperature(self, model: str) -> bool:
         maker, _, name = model.partition("/")

@@ -1,4 +1,4 @@
-"""The one way onto the wire for real-time calls: a WireCall out, a WireReply or ProviderError back.
+"""The one way onto the wire: a WireCall or a look-up out, a WireReply or ProviderError back.
 
 What does not belong here: retries, limits, and the meaning of a reply (the codecs).
 """
@@ -20,6 +20,8 @@ from batch_pipeline.providers.wire import KEY_REMOVED, redact
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 
 CONNECT_TIMEOUT_S = 10.0
+
+CLIENT_REQUEST_ID = "x-client-request-id"
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -67,25 +69,54 @@ class Transport:
             await self._session.close()
             self._session = None
 
-    async def send(self, call: WireCall, *, timeout_s: float) -> WireReply:
+    async def send(self, call: WireCall, *, timeout_s: float, request_id: str = "") -> WireReply:
         """Send `call` once and read the whole reply, of whatever status.
 
         Args:
             call: what to send.
             timeout_s: seconds for the whole exchange.
+            request_id: our name of the attempt (ASCII, at most 512 characters), sent along as
+                `x-client-request-id`: with it OpenAI finds a call that never came back.
 
         Raises:
             ProviderError: TRANSIENT with status 0 where no whole reply came; `maybe_billed` unless
                 the connection could not be made. BATCH_FATAL where the address itself is unusable.
         """
+        headers = call.headers
+        if request_id:
+            headers = {**headers, CLIENT_REQUEST_ID: request_id}
+        return await self._exchange("POST", call.url, headers, call.body, timeout_s)
+
+    async def get(self, url: str, headers: Mapping[str, str], *, timeout_s: float) -> WireReply:
+        """Look something up: GET `url`, of whatever status, with the bounds of `send`.
+
+        Args:
+            url: where.
+            headers: they hold the key.
+            timeout_s: seconds for the whole exchange.
+
+        Raises:
+            ProviderError: as `send`.
+        """
+        return await self._exchange("GET", url, headers, None, timeout_s)
+
+    async def _exchange(
+        self,
+        method: str,
+        address: str,
+        call_headers: Mapping[str, str],
+        data: bytes | None,
+        timeout_s: float,
+    ) -> WireReply:
         if self._session is None:
             raise RuntimeError("Transport is used outside its `async with` block")
-        url = URL(call.url)
+        url = URL(address)
         try:
-            async with self._session.post(
+            async with self._session.request(
+                method,
                 url,
-                data=call.body,
-                headers=call.headers,
+                data=data,
+                headers=call_headers,
                 allow_redirects=False,
                 proxy=self._proxy(url),
                 # connecting ends well before the whole: what ends later had been sent
@@ -97,28 +128,27 @@ class Transport:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 status = response.status
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            raise _lost(ErrorKind.BATCH_FATAL, "The base URL is unusable", call, url) from error
+            raise _lost(ErrorKind.BATCH_FATAL, "The base URL is unusable", url) from error
         except aiohttp.ClientConnectorCertificateError as error:
-            raise _lost(
-                ErrorKind.BATCH_FATAL, "The server's TLS certificate is not trusted", call, url
-            ) from error
+            words = "The server's TLS certificate is not trusted"
+            raise _lost(ErrorKind.BATCH_FATAL, words, url) from error
         except (
             aiohttp.ClientConnectorError,
             aiohttp.ConnectionTimeoutError,
             aiohttp.ClientHttpProxyError,
         ) as error:
             words = f"No connection could be made ({_name(error)})"
-            raise _lost(ErrorKind.TRANSIENT, words, call, url) from error
+            raise _lost(ErrorKind.TRANSIENT, words, url) from error
         except TimeoutError as error:
             words = f"No reply within {timeout_s:g} s"
-            raise _lost(ErrorKind.TRANSIENT, words, call, url, maybe_billed=True) from error
+            raise _lost(ErrorKind.TRANSIENT, words, url, maybe_billed=True) from error
         except (aiohttp.ClientError, OSError) as error:
             words = f"The connection broke before the reply was whole ({_name(error)})"
-            raise _lost(ErrorKind.TRANSIENT, words, call, url, maybe_billed=True) from error
+            raise _lost(ErrorKind.TRANSIENT, words, url, maybe_billed=True) from error
         if "retry-after" in headers:
             # a retry date is read against the reply's own date (wire.retry_after)
             headers.setdefault("date", formatdate(usegmt=True))
-        return _without_key(WireReply(status, headers, body), call.headers)
+        return _without_key(WireReply(status, headers, body), call_headers)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         chunks: list[bytes] = []
@@ -170,9 +200,7 @@ def _name(error: Exception) -> str:
     return type(error).__name__
 
 
-def _lost(
-    kind: ErrorKind, words: str, call: WireCall, url: URL, *, maybe_billed: bool = False
-) -> ProviderError:
+def _lost(kind: ErrorKind, words: str, url: URL, *, maybe_billed: bool = False) -> ProviderError:
     return ProviderError(
         kind,
         redact(f"{words}: {url.host or 'no host'}."),

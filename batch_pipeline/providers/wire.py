@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
@@ -251,10 +252,10 @@ def raise_error(
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or date, against `date`)."""
-    if (milliseconds := _seconds(headers.get("retry-after-ms"))) is not None:
+    if (milliseconds := as_number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
     value = headers.get("retry-after")
-    if value is None or (seconds := _seconds(value)) is not None:
+    if value is None or (seconds := as_number(value)) is not None:
         return seconds if value is not None else None
     try:
         # the reply's own date, because a codec has no clock and the two hosts' clocks may differ
@@ -264,12 +265,23 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _seconds(value: str | None) -> float | None:
+def as_number(value: str | None) -> float | None:
+    """A header's number, not below 0; None for anything else."""
     try:
         number = float(value or "")
     except ValueError:
         return None
     return max(0.0, number) if math.isfinite(number) else None
+
+
+def seconds_until(moment: str | None, headers: Mapping[str, str]) -> float | None:
+    """Seconds from a reply's own `date` to `moment` (RFC 3339); None where either is missing."""
+    try:
+        reset = datetime.fromisoformat(moment or "")
+        left = reset - parsedate_to_datetime(headers.get("date", ""))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, left.total_seconds())
 
 
 def duration_s(text: str) -> float | None:

@@ -657,8 +657,9 @@ def _pattern(cause: str) -> str:
 
 
 def _milliseconds(seconds: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-    # Whole milliseconds, because integer division is the one rounding that both databases share.
-    return sa.cast(seconds * 1_000, sa.BigInteger)
+    # Whole milliseconds, because integer division is the one rounding that both databases share;
+    # rounded first, because a cast truncates on SQLite and rounds on PostgreSQL.
+    return sa.cast(sa.func.round(seconds * 1_000), sa.BigInteger)
 
 
 def _round_ms(seconds: float) -> int:

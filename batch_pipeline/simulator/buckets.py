@@ -60,7 +60,7 @@ class Excess:
     """Which limit a request broke, what it is, and how long to wait.
 
     Attributes:
-        name: requests, input_tokens, output_tokens or concurrent.
+        name: requests, input_tokens, output_tokens, concurrent or requests_per_day.
     """
 
     name: str
@@ -74,6 +74,8 @@ class Buckets:
     def __init__(self, limit: Limit, now: float) -> None:
         self.limit = limit
         self.in_flight = 0
+        self._day = ""
+        self._today = 0
         self._buckets = {
             "requests": Bucket(limit.requests_per_minute, limit.request_capacity, now),
             "input_tokens": Bucket(limit.input_tokens_per_minute, limit.input_token_capacity, now),
@@ -82,8 +84,21 @@ class Buckets:
             ),
         }
 
-    def admit(self, *, input_tokens: int, output_tokens: int, now: float) -> Excess | None:
+    def admit(
+        self,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        now: float,
+        day: str = "",
+        day_ends_in_s: float = 0.0,
+    ) -> Excess | None:
         """Take a request's cost from every bucket, or from none and say which one refused."""
+        if day != self._day:
+            self._day, self._today = day, 0
+        daily = self.limit.requests_per_day
+        if daily is not None and self._today >= daily:
+            return Excess("requests_per_day", daily, day_ends_in_s)
         costs = {"requests": 1, "input_tokens": input_tokens, "output_tokens": output_tokens}
         if self.in_flight >= self.limit.concurrent:
             return Excess("concurrent", self.limit.concurrent, 1.0)
@@ -93,6 +108,7 @@ class Buckets:
             return Excess(worst, int(self._buckets[worst].per_minute), waits[worst])
         for name, cost in costs.items():
             self._buckets[name].take(cost, now)
+        self._today += 1
         return None
 
     def gauges(self, now: float) -> dict[str, Gauge]:

@@ -16,6 +16,7 @@ PROVIDERS: tuple[Provider, ...] = ("google", "anthropic", "openai", "openrouter"
 WholeReplyFault = Literal[
     "status",
     "hang",
+    "refuse",
     "cut",
     "cut_body",
     "html",
@@ -56,7 +57,8 @@ class _Scope(_Setting):
 class Limit(_Scope):
     """Limits of each provider+key+model that it covers; the first one that covers a request counts.
 
-    A capacity is what a bucket holds when full; without one it is a minute's worth.
+    A capacity is what a bucket holds when full; without one it is a minute's worth. A day begins at
+    midnight, in California for Google and in UTC for the others; `SimulatorConfig.day` moves it.
     """
 
     requests_per_minute: float = Field(default=4_000, gt=0)
@@ -65,6 +67,7 @@ class Limit(_Scope):
     input_token_capacity: float | None = Field(default=None, ge=1)
     output_tokens_per_minute: float = Field(default=4_000_000, gt=0)
     output_token_capacity: float | None = Field(default=None, ge=1)
+    requests_per_day: int | None = Field(default=None, ge=1)
     concurrent: int = Field(default=2_000, ge=1)
 
 
@@ -89,6 +92,7 @@ class FaultRule(_Scope):
         status: of `status` and `html`.
         code: the provider's own error code, for the cases where the status does not tell.
         retry_after_s: what the provider asks the client to wait.
+        echo_key: the error quotes the whole key, as careless gateways do.
     """
 
     kind: WholeReplyFault | AnswerFault
@@ -100,6 +104,7 @@ class FaultRule(_Scope):
     status: int | None = None
     code: str | None = None
     retry_after_s: float | None = Field(default=None, ge=0)
+    echo_key: bool = False
 
     @model_validator(mode="after")
     def _check_status(self) -> FaultRule:
@@ -107,6 +112,8 @@ class FaultRule(_Scope):
             raise ValueError(f"a status fault needs status, one of {', '.join(map(str, STATUSES))}")
         if self.kind == "html" and self.status not in (None, 200, 503):
             raise ValueError("an html fault has status 200 or 503")
+        if self.echo_key and self.kind not in ("status", "html", "error_body"):
+            raise ValueError("only a status, html or error_body fault can quote the key")
         return self
 
 
@@ -115,6 +122,10 @@ class SimulatorConfig(_Setting):
 
     Attributes:
         key_marks: a key, or its last four characters, and what is wrong with its account.
+        headers: whether replies say limits, remainders and how long to wait; without them a client
+            has to find its limit out.
+        day: the name of the day for `requests_per_day`; another name is another day. None is the
+            real one.
     """
 
     seed: str = "simulator"
@@ -122,6 +133,8 @@ class SimulatorConfig(_Setting):
     latency: Latency = Latency()
     faults: tuple[FaultRule, ...] = ()
     key_marks: dict[str, KeyMark] = Field(default_factory=dict)
+    headers: bool = True
+    day: str | None = None
 
     def limit_for(self, provider: str, model: str, key: str) -> Limit:
         """Return the limits of one provider+key+model."""

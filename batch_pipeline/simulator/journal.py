@@ -27,6 +27,7 @@ class Attempt:
         usage: what was charged, or would have been; all zero for refused attempts.
         fault: what the simulator did wrong on purpose; `client_left` when the client did not wait.
         items: how many ids were asked about.
+        client_request_id: what the client called the attempt (`x-client-request-id`).
         priced: whether price_usd was worked out: 0.4 ms each, so only when somebody reads.
     """
 
@@ -44,6 +45,7 @@ class Attempt:
     request_id: str
     items: int
     body_sha: str
+    client_request_id: str = ""
     price_usd: float | None = 0.0
     priced: bool = field(default=False)
 

@@ -133,6 +133,7 @@ class Simulator:
         raw = await request.read()
         mono, now = time.monotonic(), time.time()
         body_sha = fingerprint(raw)
+        client_request_id = request.headers.get("x-client-request-id", "")
 
         def record(
             status: int,
@@ -160,6 +161,7 @@ class Simulator:
                     request_id=request_id,
                     items=items,
                     body_sha=body_sha,
+                    client_request_id=client_request_id,
                 )
             )
 
@@ -199,7 +201,8 @@ class Simulator:
                 await asyncio.get_running_loop().create_future()
             await asyncio.sleep(max(0.0, mono + outcome.latency_s - time.monotonic()))
             settled = True
-            settle(0 if outcome.ending == "cut" else outcome.reply.status, outcome.fault)
+            answered = outcome.ending not in ("cut", "refuse")
+            settle(outcome.reply.status if answered else 0, outcome.fault)
         except asyncio.CancelledError:
             if not settled:
                 settle(0, outcome.fault or "client_left")
@@ -259,7 +262,8 @@ class Simulator:
             key = self._work.authenticate(wire, request.headers, request.query)
         except RefusedError as refused:
             return _send(refused.reply)
-        return _json(200, wire.key_info(key))
+        spent = self._work.config.mark_of(key) in ("no_credit", "spend_limit")
+        return _json(200, wire.key_info(key, remaining=0 if spent else 100))
 
     async def _health(self, request: web.Request) -> web.Response:
         return _json(200, health(self._started_at))
@@ -358,7 +362,7 @@ async def _finish(request: web.Request, outcome: Outcome) -> web.StreamResponse:
     if outcome.ending == "whole":
         return _send(outcome.reply)
     transport = request.transport
-    if outcome.ending == "cut":
+    if outcome.ending in ("cut", "refuse"):
         if transport is not None:
             transport.abort()
         return web.Response()

@@ -67,6 +67,7 @@ _LIMIT_NAMES = {
     "input_tokens": "input tokens per minute",
     "output_tokens": "output tokens per minute",
     "concurrent": "concurrent connections",
+    "requests_per_day": "requests per day",
 }
 
 

@@ -70,6 +70,10 @@ _QUOTAS = {
         "GenerateContentPaidTierOutputTokensPerModelPerMinute-PaidTier",
     ),
     "concurrent": ("concurrent_requests", "GenerateConcurrentRequestsPerProjectPerModel"),
+    "requests_per_day": (
+        "requests",
+        "GenerateRequestsPerDayPerProjectPerModel-PaidTier",
+    ),
     "PerDay": ("requests", "GenerateRequestsPerDayPerProjectPerModel-PaidTier"),
 }
 _TYPE = "type.googleapis.com/google.rpc."
@@ -185,15 +189,16 @@ class GoogleWire(Wire):
     @override
     def limited(self, excess: Excess, model: str, request_id: str) -> Reply:
         metric, quota = _QUOTAS[excess.name]
+        # A quota per day comes without a delay.
+        wait_s = None if excess.name == "requests_per_day" else excess.wait_s
         reply = self.error(
             429,
-            message=_quota_message(metric, str(excess.limit), model, excess.wait_s),
-            retry_after_s=excess.wait_s,
+            message=_quota_message(metric, str(excess.limit), model, wait_s),
+            retry_after_s=wait_s,
         )
         assert isinstance(reply.body, dict)
-        reply.body["error"]["details"].insert(
-            0, _quota_failure(metric, quota, str(excess.limit), model)
-        )
+        details = reply.body["error"].setdefault("details", [])
+        details.insert(0, _quota_failure(metric, quota, str(excess.limit), model))
         return reply
 
     @override

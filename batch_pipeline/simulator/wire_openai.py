@@ -61,6 +61,7 @@ _UNITS = {
     "input_tokens": ("tokens", "tokens per min (TPM)"),
     "output_tokens": ("tokens", "output tokens per min (TPM)"),
     "concurrent": ("requests", "concurrent requests"),
+    "requests_per_day": ("requests", "requests per day (RPD)"),
 }
 _FINISH = {
     "stop": "stop",
@@ -301,6 +302,8 @@ class OpenRouterWire(OpenAIWire):
     @override
     def limited(self, excess: Excess, model: str, request_id: str) -> Reply:
         _, unit = _UNITS[excess.name]
+        if excess.name == "requests_per_day":
+            unit = "free-models-per-day-high-balance"
         reset_ms = int((time.time() + excess.wait_s) * 1_000)
         headers = {
             "X-RateLimit-Limit": str(excess.limit),
@@ -369,8 +372,8 @@ class OpenRouterWire(OpenAIWire):
             "context_length": 1_000_000,
         }
 
-    def key_info(self, key: str) -> Json:
-        """Write the reply of `GET /key`."""
+    def key_info(self, key: str, *, remaining: float) -> Json:
+        """Write the reply of `GET /key` with what is left of its limit, in USD."""
         spent = dict.fromkeys(
             [
                 f"{kind}usage{span}"
@@ -383,7 +386,7 @@ class OpenRouterWire(OpenAIWire):
             "label": f"sk-or-v1-...{key[-4:]}",
             "limit": 100,
             "limit_reset": "monthly",
-            "limit_remaining": 100,
+            "limit_remaining": remaining,
             "include_byok_in_limit": False,
             **spent,
             "is_free_tier": False,

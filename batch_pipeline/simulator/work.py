@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from batch_pipeline.simulator import tokens
 from batch_pipeline.simulator.answers import REFUSAL, Answer, answer
-from batch_pipeline.simulator.buckets import Buckets
+from batch_pipeline.simulator.buckets import Buckets, Excess
 from batch_pipeline.simulator.catalog import catalog
 from batch_pipeline.simulator.config import SimulatorConfig
 from batch_pipeline.simulator.draws import draw
@@ -27,9 +29,12 @@ from batch_pipeline.simulator.wire_openai import OpenAIWire, OpenRouterWire
 WIRES: Mapping[str, Wire] = {
     wire.provider: wire for wire in (GoogleWire(), AnthropicWire(), OpenAIWire(), OpenRouterWire())
 }
-_HTML = b"<html><head><title>Error</title></head><body><h1>Service unavailable</h1></body></html>"
+_HTML = "<html><head><title>Error</title></head><body><h1>Service unavailable</h1></body></html>"
 # These cost the provider nothing; every other fault comes after the work was done.
-_UNBILLED = frozenset({"status", "html", "error_body"})
+_UNBILLED = frozenset({"status", "html", "error_body", "refuse"})
+_PACIFIC = ZoneInfo("America/Los_Angeles")
+# How replies say limits and waits.
+_RATE_HEADERS = ("retry-after", "x-ratelimit-", "anthropic-ratelimit-")
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,10 @@ class Outcome:
     """What will happen to an admitted request.
 
     Attributes:
-        reply: what to send after `latency_s`; None when nothing is ever sent (`hang`, `cut`).
-        ending: `whole`, `hang`, `cut` (the connection) or `cut_body`.
+        reply: what to send after `latency_s`, where anything is sent (not at `hang`, `cut`,
+            `refuse`).
+        ending: `whole`, `hang`, `cut` or `refuse` (the connection, after or before the work) or
+            `cut_body`.
         usage: what the attempt is charged for; zero when it is not billed.
     """
 
@@ -120,11 +127,18 @@ class Work:
         if wire.cached_input_is_free_of_limits:
             counted -= cache.read
         buckets = self._buckets_of(call, mono)
-        excess = buckets.admit(input_tokens=counted, output_tokens=right.output_tokens, now=mono)
+        day, day_ends_in_s = _day(call.provider, now)
+        excess = buckets.admit(
+            input_tokens=counted,
+            output_tokens=right.output_tokens,
+            now=mono,
+            day=self.config.day or day,
+            day_ends_in_s=day_ends_in_s,
+        )
         if excess:
-            reply = wire.limited(excess, call.model, request_id)
             gauges = wire.gauge_headers(buckets.gauges(mono), now)
-            raise RefusedError(replace(reply, headers={**gauges, **reply.headers}), call.model)
+            reply = self._limited(wire, excess, call.model, request_id, gauges)
+            raise RefusedError(reply, call.model)
         verdict = self._faults.judge(
             provider=call.provider,
             model=call.model,
@@ -148,8 +162,8 @@ class Work:
         text, finish = _said(wire, said, verdict)
         output_tokens = said.output_tokens if text == said.text else tokens.count(text)
         usage = call.usage(cache, output_tokens)
-        reply = _reply(wire, call, verdict, text, finish, usage, request_id)
-        if reply.status == 200:
+        reply = self._reply(wire, call, verdict, text, finish, usage, request_id)
+        if reply.status == 200 and self.config.headers:
             gauges = wire.gauge_headers(buckets.gauges(mono), now)
             reply = replace(reply, headers={**reply.headers, **gauges})
         kind = verdict.whole.kind if verdict.whole else None
@@ -157,7 +171,7 @@ class Work:
             call=call,
             buckets=buckets,
             reply=reply,
-            ending=kind if kind in ("hang", "cut", "cut_body") else "whole",
+            ending=kind if kind in ("hang", "refuse", "cut", "cut_body") else "whole",
             usage=usage if billed else Usage(),
             billed=billed,
             fault=verdict.kind,
@@ -181,6 +195,47 @@ class Work:
         except UnsupportedSchemaError as error:
             raise wire.bad_request(str(error), call.model) from error
 
+    def _limited(
+        self, wire: Wire, excess: Excess, model: str, request_id: str, gauges: Mapping[str, str]
+    ) -> Reply:
+        if self.config.headers:
+            reply = wire.limited(excess, model, request_id)
+            return replace(reply, headers={**gauges, **reply.headers})
+        if excess.name == "requests_per_day":
+            reply = wire.limited(excess, model, request_id)
+        else:
+            # The provider's shortest 429: its longer one says the wait in the body too.
+            reply = wire.error(429, model=model, request_id=request_id)
+        kept = {k: v for k, v in reply.headers.items() if not k.lower().startswith(_RATE_HEADERS)}
+        return replace(reply, headers=kept)
+
+    def _reply(
+        self,
+        wire: Wire,
+        call: Call,
+        verdict: Verdict,
+        text: str,
+        finish: Finish,
+        usage: Usage,
+        request_id: str,
+    ) -> Reply:
+        rule = verdict.whole
+        quoted = f"The key {call.key} was refused." if rule and rule.echo_key else None
+        if rule and rule.kind == "html":
+            page = _HTML.replace("Service unavailable", quoted) if quoted else _HTML
+            return Reply(rule.status or 503, page.encode(), {"content-type": "text/html"})
+        if rule and rule.kind in ("status", "error_body"):
+            reply = wire.error(
+                rule.status or 502,
+                code=rule.code,
+                message=quoted,
+                retry_after_s=rule.retry_after_s if self.config.headers else None,
+                model=call.model,
+                request_id=request_id,
+            )
+            return replace(reply, status=200) if rule.kind == "error_body" else reply
+        return wire.success(call, text, finish, usage, request_id)
+
     def _buckets_of(self, call: Call, now: float) -> Buckets:
         scope = (call.provider, call.key, call.model)
         if scope not in self._buckets:
@@ -189,6 +244,8 @@ class Work:
         return self._buckets[scope]
 
     def _latency(self, verdict: Verdict, output_tokens: int, body_sha: str) -> float:
+        if verdict.whole and verdict.whole.kind == "refuse":
+            return 0.0
         latency = self.config.latency
         jitter = latency.jitter_s * draw(self.config.seed, "latency", body_sha)
         if verdict.whole and verdict.whole.kind in _UNBILLED:
@@ -208,28 +265,13 @@ def _said(wire: Wire, said: Answer, verdict: Verdict) -> tuple[str, Finish]:
     return said.text, "length" if said.cut else "stop"
 
 
-def _reply(
-    wire: Wire,
-    call: Call,
-    verdict: Verdict,
-    text: str,
-    finish: Finish,
-    usage: Usage,
-    request_id: str,
-) -> Reply:
-    rule = verdict.whole
-    if rule and rule.kind == "html":
-        return Reply(rule.status or 503, _HTML, {"content-type": "text/html"})
-    if rule and rule.kind in ("status", "error_body"):
-        reply = wire.error(
-            rule.status or 502,
-            code=rule.code,
-            retry_after_s=rule.retry_after_s,
-            model=call.model,
-            request_id=request_id,
-        )
-        return replace(reply, status=200) if rule.kind == "error_body" else reply
-    return wire.success(call, text, finish, usage, request_id)
+def _day(provider: str, now: float) -> tuple[str, float]:
+    """The provider's day that a moment falls on, and the seconds until its next midnight."""
+    zone = _PACIFIC if provider == "google" else UTC
+    at = datetime.fromtimestamp(now, zone)
+    tomorrow = at.date() + timedelta(days=1)
+    midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=zone)
+    return at.date().isoformat(), midnight.timestamp() - now
 
 
 def body_object(wire: Wire, value: Any) -> dict[str, Any]:

@@ -72,6 +72,20 @@ class Knobs(BaseModel):
     output_tokens_per_min: float | None = Field(
         default=None, gt=0, description="Output tokens per minute of the key; empty is no limit."
     )
+    requests_per_day: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests in a day of the provider's reset zone; what is left waits for the "
+        "next day.",
+    )
+    concurrent: int | None = Field(
+        default=None, ge=1, description="Requests in flight at once, over all runs of the key."
+    )
+    tier: str | None = Field(
+        default=None,
+        description="The key's tier with its provider (limits/tiers.yaml), `tier-1`, or by "
+        "provider, `google=tier-1, anthropic=tier-2`: its limits hold where none is set here.",
+    )
     pack: int | None = Field(
         default=None, ge=1, description="Rows per request; empty is the workload's own number."
     )

@@ -1,35 +1,37 @@
 """What a batch would ask, cost and take, before it runs: pure arithmetic.
 
-What belongs here: counting, packing and pricing rows that somebody else read. What does not: SQL,
-the console, spending.
+What belongs here: counting, packing and pricing rows that somebody else read, for several routes
+in one pass. What does not: SQL and reading the table (compare.py), the console, spending.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
-
-import orjson
 
 from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.packing import Packer
 from batch_pipeline.engine.step import Step
 from batch_pipeline.ledger.batches import INPUT_ERROR, Item, NewItem
-from batch_pipeline.ledger.overview import History
 from batch_pipeline.ledger.tables import NANO, Outcome
-from batch_pipeline.limits.limiter import Rates
-from batch_pipeline.pricing.tokens import estimate_tokens
+from batch_pipeline.limits.rates import Rates
+from batch_pipeline.pricing.calibration import NO_PREFIX, CachedPrefix, InputScale, OutputScale
+from batch_pipeline.pricing.tokens import estimate_item_tokens
 from batch_pipeline.providers.base import Usage
 
 _PAGE = 500
 
-# What the engine itself expects before it has seen an answer (engine.py), and a slow model's usual
-# pace.
-_EXPECTED_SHARE_OF_BOUND = 0.6
+# A slow model's usual pace, where nothing is known of it.
 _ASSUMED_FIRST_TOKEN_S = 1.0
 _ASSUMED_TOKENS_PER_S = 100.0
+
+_DAY_S = 86_400.0
+
+ASSUMED_WORKERS = 32
+"""Requests in flight that `workers: auto` is taken to come to where nothing limits it."""
 
 
 class Standing(StrEnum):
@@ -77,17 +79,133 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What bounds a run's speed: the key's rates per minute, and requests in flight."""
+    """What bounds a run's speed.
+
+    Attributes:
+        rates: the key's, per minute.
+        workers: requests in flight; None follows the limits and the servers.
+    """
 
     rates: Rates
-    workers: int
+    workers: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """One route to estimate.
+
+    Attributes:
+        route: as the user wrote it.
+        model: the model that answers when nothing goes wrong, `provider/model`.
+        lookup: what the ledger knows.
+        pace: rates and workers.
+        price: nano-USD of one call; None where unknown.
+        base_tokens: local count of what every request has: system prompt, schema, frame.
+        input: how the model counts prompt tokens.
+        output: what its answers come to.
+        prefix: the part of the prompt that it keeps.
+        latency_s: seconds of a call; None where unknown.
+        notes: what the user should know about all this.
+    """
+
+    route: str
+    model: str
+    lookup: Lookup
+    pace: Pace
+    price: Callable[[Usage], int] | None
+    base_tokens: int
+    input: InputScale
+    output: OutputScale
+    prefix: CachedPrefix = NO_PREFIX
+    latency_s: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Tokens and money of a whole run; `cost_usd` is None where the price is unknown.
+
+    `input_tokens` are all prompt tokens, of which `cached_input_tokens` come from the provider's
+    prompt cache.
+    """
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0
+
+    def plus(self, other: Amount) -> Amount:
+        """Both together."""
+        unknown = self.cost_usd is None or other.cost_usd is None
+        return Amount(
+            self.input_tokens + other.input_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.output_tokens + other.output_tokens,
+            None if unknown else (self.cost_usd or 0.0) + (other.cost_usd or 0.0),
+        )
+
+    def times(self, factor: float) -> Amount:
+        """So many times as much."""
+        return Amount(
+            round(self.input_tokens * factor),
+            round(self.cached_input_tokens * factor),
+            round(self.output_tokens * factor),
+            None if self.cost_usd is None else self.cost_usd * factor,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "input_tokens": self.input_tokens,
+            "cached_input_tokens": self.cached_input_tokens,
+            "output_tokens": self.output_tokens,
+            "cost_usd": self.cost_usd,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What an estimate rests on, and how sure it is.
+
+    Attributes:
+        input: where the prompt tokens come from, in words (`pricing/calibration.py`).
+        input_calls: of how many requests.
+        input_margin: how far they may be off, as a share.
+        output: where the output tokens come from, in words.
+        output_calls: of how many requests.
+        output_margin: how far they may be off, as a share.
+        notes: sentences for the user.
+    """
+
+    input: str
+    input_calls: int
+    input_margin: float
+    output: str
+    output_calls: int
+    output_margin: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "input": self.input,
+            "input_calls": self.input_calls,
+            "input_margin": round(self.input_margin, 3),
+            "output": self.output,
+            "output_calls": self.output_calls,
+            "output_margin": round(self.output_margin, 3),
+            "notes": list(self.notes),
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would do; done to unusable, without questions, add up to rows.
+    """What a run by one route would do; done to unusable, without questions, add up to rows.
 
     Attributes:
+        route: as the user wrote it.
+        model: the model that answers when nothing goes wrong.
+        basis: what it rests on.
         rows: rows of the table.
         done: rows that this batch has finished already.
         cached: rows that a stored answer serves.
@@ -99,17 +217,17 @@ class Estimate:
         unusable: rows that cannot be read.
         misses: why rows of `to_ask` have no stored answer, counted over questions.
         requests: calls when nothing goes wrong.
-        input_tokens: of all calls.
-        output_tokens: of all calls, as expected.
-        output_tokens_worst: of all calls, each at its output bound.
-        cost_usd: expected; None where the model's price is unknown.
-        cost_worst_usd: every answer at its output bound, each request once.
+        low: the least that it may come to.
+        expected: what it should come to.
+        worst: every answer at its bound, each request once, nothing from the prompt cache.
         seconds: expected wall time.
         bound_by: what the time is bound by, in words.
-        calls_learned_from: earlier calls that the expectation is scaled by; 0 is a plain guess from
-        the text.
+        rows_read: rows that were looked at; fewer than `rows` where the rest is extrapolated.
     """
 
+    route: str
+    model: str
+    basis: Basis
     rows: int = 0
     done: int = 0
     cached: int = 0
@@ -121,21 +239,74 @@ class Estimate:
     unusable: int = 0
     misses: dict[str, int] = field(default_factory=dict)
     requests: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    output_tokens_worst: int = 0
-    cost_usd: float | None = 0.0
-    cost_worst_usd: float | None = 0.0
+    low: Amount = Amount()
+    expected: Amount = Amount()
+    worst: Amount = Amount()
     seconds: float = 0.0
     bound_by: str = ""
-    calls_learned_from: int = 0
+    rows_read: int = 0
+
+    @property
+    def cost_usd(self) -> float | None:
+        """The expected cost; None where the price is unknown."""
+        return self.expected.cost_usd
+
+    def scaled_to(self, rows: int) -> Estimate:
+        """The same for a table of `rows` rows, of which these are a fair sample."""
+        if not self.rows or rows == self.rows:
+            return self
+        factor = rows / self.rows
+        counts = ("done", "cached", "to_ask", "questions", "left_pending", "blocked", "skipped")
+        return replace(
+            self,
+            rows=rows,
+            **{name: round(getattr(self, name) * factor) for name in (*counts, "unusable")},
+            misses={reason: round(count * factor) for reason, count in self.misses.items()},
+            requests=round(self.requests * factor),
+            low=self.low.times(factor),
+            expected=self.expected.times(factor),
+            worst=self.worst.times(factor),
+            seconds=self.seconds * factor,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, and for `batches.estimate` in the ledger."""
+        plain = ("route", "model", "rows", "done", "cached", "to_ask", "questions", "left_pending")
+        more = ("blocked", "skipped", "unusable", "misses", "requests")
+        return {
+            **{name: getattr(self, name) for name in (*plain, *more)},
+            "low": self.low.to_dict(),
+            "expected": self.expected.to_dict(),
+            "worst": self.worst.to_dict(),
+            "seconds": round(self.seconds, 1),
+            "bound_by": self.bound_by,
+            "basis": self.basis.to_dict(),
+            "rows_read": self.rows_read,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class Question:
+    """An open row's question; `tokens` is the local count of its content."""
+
     item_id: str
     key: str
+    content: Mapping[str, Any]
     tokens: int
+
+
+def basis_line(found: Estimate) -> str:
+    """What an estimate rests on, and how sure it is, in one sentence."""
+    basis = found.basis
+
+    def source(name: str, calls: int, margin: float) -> str:
+        of = f" of {calls:,} request{'' if calls == 1 else 's'}" if calls else ""
+        return f"{name}{of} (±{margin:.0%})"
+
+    return (
+        f"{found.model}: input by {source(basis.input, basis.input_calls, basis.input_margin)}, "
+        f"output by {source(basis.output, basis.output_calls, basis.output_margin)}."
+    )
 
 
 def planned_from_table(rows: Iterable[NewItem]) -> Iterator[PlannedRow]:
@@ -166,141 +337,179 @@ def planned_from_batch(
         yield PlannedRow(item.item_id, item.row, standing)
 
 
-def estimate_run(
+def questions_of(step: Step, rows: Iterable[PlannedRow]) -> Iterator[Question]:
+    """The questions of the open rows, one for each row."""
+    keys = KeyMaker(step)
+    for planned in rows:
+        if planned.standing is Standing.OPEN:
+            content = step.content(planned.row)
+            yield Question(
+                planned.item_id, keys.key(content), content, estimate_item_tokens(content)
+            )
+
+
+def estimate_routes(
     rows: Iterable[PlannedRow],
     step: Step,
-    lookup: Lookup,
-    pace: Pace,
+    plans: Sequence[RoutePlan],
     *,
-    price: Callable[[Usage], int] | None,
-    history: History | None = None,
     limit: int | None = None,
     force: bool = False,
-) -> Estimate:
-    """Count, pack and price `rows`; memory grows by 40 bytes for each distinct question.
+) -> list[Estimate]:
+    """Count, pack and price `rows` for each route.
+
+    Memory grows by 40 bytes for each distinct question and route.
 
     Args:
         rows: the rows in order; consumed once.
         step: the LLM task.
-        lookup: what the ledger knows.
-        pace: rates and workers.
-        price: nano-USD of one call; None where unknown.
-        history: earlier calls, to scale the expectation by.
+        plans: the routes.
         limit: ask about at most so many rows.
         force: stored answers are no hits.
     """
-    counter = _Counter(step, price, history)
+    counters = [_Counter(step, plan, limit, force) for plan in plans]
     counts = dict.fromkeys(Standing, 0)
-    cached = to_ask = left_pending = 0
-    misses: dict[str, int] = {}
-    asked: set[int] = set()
     for page in _pages(rows):
         for planned in page:
             counts[planned.standing] += 1
-        questions = counter.questions(page)
-        keys = [question.key for question in questions]
-        hits = frozenset[str]() if force else frozenset(lookup.cached(keys))
-        fresh: list[_Question] = []
-        for question in questions:
-            mark = int(question.key[:16], 16)
-            if question.key in hits:
-                cached += 1
-            elif mark in asked:
-                to_ask += 1
-            elif limit is not None and to_ask >= limit:
-                left_pending += 1
-            else:
-                to_ask += 1
-                asked.add(mark)
-                fresh.append(question)
-                counter.add(question)
-        for reason in _reasons(fresh, lookup, force):
-            misses[reason] = misses.get(reason, 0) + 1
-    counter.close()
-    seconds, bound_by = _time(counter, pace, history)
-    return Estimate(
-        rows=sum(counts.values()),
-        done=counts[Standing.DONE],
-        cached=cached,
-        to_ask=to_ask,
-        questions=len(asked),
-        left_pending=left_pending,
-        blocked=counts[Standing.BLOCKED],
-        skipped=counts[Standing.SKIPPED],
-        unusable=counts[Standing.UNUSABLE],
-        misses=misses,
-        requests=counter.requests,
-        input_tokens=counter.input_tokens,
-        output_tokens=counter.output_tokens,
-        output_tokens_worst=counter.output_tokens_worst,
-        cost_usd=None if price is None else counter.cost_nano / NANO,
-        cost_worst_usd=None if price is None else counter.worst_nano / NANO,
-        seconds=seconds,
-        bound_by=bound_by,
-        calls_learned_from=history.calls if history else 0,
-    )
+        questions = list(questions_of(step, page))
+        for counter in counters:
+            counter.take(questions)
+    return [counter.finish(counts) for counter in counters]
+
+
+@dataclass(slots=True)
+class _Sums:
+    """One of low, expected and worst, while it is summed up."""
+
+    input_tokens: float = 0.0
+    cached: float = 0.0
+    output_tokens: float = 0.0
+    nano: int = 0
+
+    def add(self, usage: Usage, price: Callable[[Usage], int] | None) -> None:
+        self.input_tokens += usage.input_tokens
+        self.cached += usage.cached_input_tokens
+        self.output_tokens += usage.output_tokens
+        if price is not None:
+            self.nano += price(usage)
+
+    def amount(self, priced: bool) -> Amount:
+        return Amount(
+            round(self.input_tokens),
+            round(self.cached),
+            round(self.output_tokens),
+            self.nano / NANO if priced else None,
+        )
 
 
 class _Counter:
-    """Packs questions as the engine does, and sums up what the packs would use."""
+    """Packs one route's questions as the engine does, and sums up what the packs would use."""
 
-    def __init__(
-        self, step: Step, price: Callable[[Usage], int] | None, history: History | None
-    ) -> None:
+    def __init__(self, step: Step, plan: RoutePlan, limit: int | None, force: bool) -> None:
         self._step = step
-        self._price = price
-        self._keys = KeyMaker(step)
-        self._packer: Packer[_Question] = Packer(step.max_items, step.max_input_tokens)
-        self._system_tokens = estimate_tokens(step.system_prompt)
-        self._input_ratio = history.input_ratio if history else 1.0
-        self._output_per_item = (
-            history.output_per_item
-            if history
-            else _EXPECTED_SHARE_OF_BOUND * step.output_tokens_per_item
-        )
-        self.requests = 0
-        self.input_tokens = 0
-        self.output_tokens = 0
-        self.output_tokens_worst = 0
-        self.cost_nano = 0
-        self.worst_nano = 0
+        self._plan = plan
+        self._limit = limit
+        self._force = force
+        self._packer: Packer[Question] = Packer(step.max_items, step.max_input_tokens)
+        self._asked: set[int] = set()
+        self._cached = self._to_ask = self._left_pending = 0
+        self._misses: dict[str, int] = {}
+        self._requests = 0
+        # Requests that are sent before the first reply is back find nothing in the cache.
+        self._cold = plan.pace.workers or ASSUMED_WORKERS
+        self._low, self._expected, self._worst = _Sums(), _Sums(), _Sums()
 
-    def questions(self, page: Sequence[PlannedRow]) -> list[_Question]:
-        """The questions of the open rows, one for each row."""
-        found = []
-        for planned in page:
-            if planned.standing is Standing.OPEN:
-                content = self._step.content(planned.row)
-                tokens = estimate_tokens(orjson.dumps(content)) + 6
-                found.append(_Question(planned.item_id, self._keys.key(content), tokens))
-        return found
+    def take(self, questions: Sequence[Question]) -> None:
+        """Count the questions of a page of rows."""
+        keys = [question.key for question in questions]
+        hits = frozenset[str]() if self._force else frozenset(self._plan.lookup.cached(keys))
+        fresh: list[Question] = []
+        for question in questions:
+            mark = int(question.key[:16], 16)
+            if question.key in hits:
+                self._cached += 1
+            elif mark in self._asked:
+                self._to_ask += 1
+            elif self._limit is not None and self._to_ask >= self._limit:
+                self._left_pending += 1
+            else:
+                self._to_ask += 1
+                self._asked.add(mark)
+                fresh.append(question)
+                for pack in self._packer.add(question):
+                    self._count(pack)
+        for reason in _reasons(fresh, self._plan.lookup, self._force):
+            self._misses[reason] = self._misses.get(reason, 0) + 1
 
-    def add(self, question: _Question) -> None:
-        """Pack one question."""
-        for pack in self._packer.add(question):
-            self._count(pack)
-
-    def close(self) -> None:
-        """Pack what is left."""
+    def finish(self, counts: Mapping[Standing, int]) -> Estimate:
+        """The estimate, once all rows were counted."""
         for pack in self._packer.flush():
             self._count(pack)
+        plan = self._plan
+        priced = plan.price is not None
+        expected = self._expected.amount(priced)
+        seconds, bound_by = _time(plan, self._requests, expected)
+        return Estimate(
+            route=plan.route,
+            model=plan.model,
+            basis=Basis(
+                plan.input.basis,
+                plan.input.calls,
+                plan.input.margin,
+                plan.output.basis,
+                plan.output.calls,
+                plan.output.margin,
+                plan.notes,
+            ),
+            rows=sum(counts.values()),
+            done=counts[Standing.DONE],
+            cached=self._cached,
+            to_ask=self._to_ask,
+            questions=len(self._asked),
+            left_pending=self._left_pending,
+            blocked=counts[Standing.BLOCKED],
+            skipped=counts[Standing.SKIPPED],
+            unusable=counts[Standing.UNUSABLE],
+            misses=self._misses,
+            requests=self._requests,
+            low=self._low.amount(priced),
+            expected=expected,
+            worst=self._worst.amount(priced),
+            seconds=seconds,
+            bound_by=bound_by,
+            rows_read=sum(counts.values()),
+        )
 
-    def _count(self, pack: Sequence[_Question]) -> None:
-        step = self._step
-        text = self._system_tokens + sum(question.tokens for question in pack)
-        prompt = round(text * self._input_ratio)
-        worst = step.output_tokens_base + step.output_tokens_per_item * len(pack)
-        expected = min(worst, round(self._output_per_item * len(pack)))
-        self.requests += 1
-        self.input_tokens += prompt
-        self.output_tokens += expected
-        self.output_tokens_worst += worst
-        if self._price is not None:
-            self.cost_nano += self._price(Usage(input_tokens=prompt, output_tokens=expected))
-            self.worst_nano += self._price(Usage(input_tokens=prompt, output_tokens=worst))
+    def _count(self, pack: Sequence[Question]) -> None:
+        step, plan = self._step, self._plan
+        self._requests += 1
+        prompt = plan.input.ratio * (plan.base_tokens + sum(question.tokens for question in pack))
+        bound = step.output_tokens_base + step.output_tokens_per_item * len(pack)
+        answer = min(bound, sum(plan.output.expected(question.tokens) for question in pack))
+        margin = plan.input.margin
+        warm = self._requests > self._cold
+        self._low.add(
+            self._usage(prompt * (1 - margin), plan.output.low(answer), hit=self._requests > 1),
+            plan.price,
+        )
+        self._expected.add(
+            self._usage(prompt, answer, hit=warm and plan.prefix.certain), plan.price
+        )
+        self._worst.add(self._usage(prompt * (1 + margin), bound, hit=False), plan.price)
+
+    def _usage(self, prompt: float, answer: float, *, hit: bool) -> Usage:
+        prefix = self._plan.prefix
+        kept = min(prefix.tokens, round(prompt))
+        return Usage(
+            input_tokens=round(prompt),
+            cached_input_tokens=kept if hit else 0,
+            cache_write_tokens=kept if prefix.billed_write and not hit else 0,
+            output_tokens=round(answer),
+        )
 
 
-def _reasons(questions: Sequence[_Question], lookup: Lookup, force: bool) -> Iterator[str]:
+def _reasons(questions: Sequence[Question], lookup: Lookup, force: bool) -> Iterator[str]:
     if not questions:
         return
     answered = frozenset(lookup.answered_otherwise([question.key for question in questions]))
@@ -315,30 +524,36 @@ def _reasons(questions: Sequence[_Question], lookup: Lookup, force: bool) -> Ite
             yield Miss.NEW.value
 
 
-def _time(counter: _Counter, pace: Pace, history: History | None) -> tuple[float, str]:
+def _time(plan: RoutePlan, requests: int, expected: Amount) -> tuple[float, str]:
     """Seconds, and what they are bound by: the slowest of rates and workers decides."""
-    if not counter.requests:
+    if not requests:
         return 0.0, ""
-    latency = (
-        history.latency_s
-        if history
-        else _ASSUMED_FIRST_TOKEN_S
-        + counter.output_tokens / counter.requests / _ASSUMED_TOKENS_PER_S
-    )
-    bounds = {
-        f"{pace.workers} requests in flight": latency
-        * -(-counter.requests // min(pace.workers, counter.requests))
-    }
+    latency = plan.latency_s
+    if latency is None:
+        answer = expected.output_tokens / requests
+        latency = _ASSUMED_FIRST_TOKEN_S + answer / _ASSUMED_TOKENS_PER_S
+    rates = plan.pace.rates
+    workers = plan.pace.workers or ASSUMED_WORKERS
+    name = f"{workers} requests in flight"
+    if plan.pace.workers is None:
+        name += ", which `workers: auto` may come to"
+    if rates.concurrent is not None and rates.concurrent < workers:
+        workers = max(1, int(rates.concurrent))
+        name = f"{workers} concurrent requests of the key"
+    bounds = {name: latency * -(-requests // min(workers, requests))}
     for what, rate, amount in (
-        ("requests", pace.rates.requests, counter.requests - 1),
-        ("input tokens", pace.rates.input_tokens, counter.input_tokens),
-        ("output tokens", pace.rates.output_tokens, counter.output_tokens),
+        ("requests", rates.requests, requests - 1),
+        ("input tokens", rates.input_tokens, expected.input_tokens),
+        ("output tokens", rates.output_tokens, expected.output_tokens),
     ):
         if rate is not None:
             # The last call still has to come back.
             bounds[f"{rate:,.0f} {what} a minute"] = amount * 60.0 / rate + latency
-    name = max(bounds, key=lambda bound: bounds[bound])
-    return bounds[name], name
+    if rates.requests_per_day is not None:
+        further_days = math.ceil(requests / rates.requests_per_day) - 1
+        bounds[f"{rates.requests_per_day:,.0f} requests a day"] = further_days * _DAY_S + latency
+    slowest = max(bounds, key=lambda bound: bounds[bound])
+    return bounds[slowest], slowest
 
 
 def _pages(rows: Iterable[PlannedRow]) -> Iterator[list[PlannedRow]]:

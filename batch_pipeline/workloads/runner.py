@@ -21,7 +21,8 @@ from batch_pipeline.ledger.batches import Batch, NewItem, find_batch, ingest, st
 from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import NANO
-from batch_pipeline.limits.limiter import Rates
+from batch_pipeline.limits.rates import Rates, resolve_limits
+from batch_pipeline.limits.tiers import find_tier
 from batch_pipeline.pricing.prices import find_pricer, require_pricer
 from batch_pipeline.providers.base import LlmRequest, Usage
 from batch_pipeline.providers.registry import (
@@ -270,8 +271,39 @@ def _endpoint(config: WorkloadConfig, ref: ModelRef, simulator: str | None) -> E
         base_url=access.base_url,
         codec=provider.codec,
         label=str(ref) if own else f"{ref}@{access.base_url}",
-        rates=Rates(config.rate_limit, config.input_tokens_per_min, config.output_tokens_per_min),
+        rates=limits_of(config, ref)[0],
     )
+
+
+def limits_of(config: WorkloadConfig, ref: ModelRef) -> tuple[Rates, list[str]]:
+    """What a run may ask of a model, and what to tell the user about it.
+
+    Raises:
+        UsageError: the provider has no such tier.
+    """
+    own = Rates(
+        config.rate_limit,
+        config.input_tokens_per_min,
+        config.output_tokens_per_min,
+        config.requests_per_day,
+        config.concurrent,
+    )
+    name = _tier_of(config.tier or "", ref.provider)
+    if not name:
+        return own, []
+    tier = find_tier(ref.provider, ref.model, name)
+    return resolve_limits(own, tier, f"{ref.provider} {name}")
+
+
+def _tier_of(text: str, provider: str) -> str:
+    """The tier of a provider in `tier-1` or `google=tier-1, anthropic=tier-2`; empty for none."""
+    for part in (piece.strip() for piece in text.split(",")):
+        name, equals, tier = part.partition("=")
+        if not equals:
+            return part
+        if find_provider(name).name == provider:
+            return tier.strip()
+    return ""
 
 
 def spending_of(config: WorkloadConfig) -> Spending:
@@ -341,6 +373,9 @@ def plan_job(
     route = resolve_route(config, simulator)
     used = config.model_dump(mode="json", exclude={"folder", "schedule", "prompt_file"})
     probe = LlmRequest(route[0].model, system="", user="", temperature=step.temperature)
+    refs = (ModelRef(endpoint.provider, endpoint.model) for endpoint in route)
+    if warnings := [text for ref in refs for text in limits_of(config, ref)[1]]:
+        used["warnings"] = warnings
     if left_out := route[0].codec.left_out(probe):
         # What the model does not take is not sent; the report notes it.
         used["left_out"] = list(left_out)

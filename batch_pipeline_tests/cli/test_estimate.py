@@ -1,137 +1,124 @@
-"""The arithmetic of `estimate`: rows add up, requests are the engine's, force and history count."""
+"""`estimate` as a command: routes side by side, a sample that is kept, and one JSON object."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pydantic import BaseModel
 
-from batch_pipeline.engine.keys import KeyMaker
-from batch_pipeline.engine.step import Step
-from batch_pipeline.ledger.overview import History
-from batch_pipeline.limits.limiter import Rates
-from batch_pipeline.providers.base import Usage
-from batch_pipeline.workloads.estimate import (
-    Estimate,
-    Lookup,
-    Miss,
-    Pace,
-    PlannedRow,
-    Standing,
-    estimate_run,
+from batch_pipeline.cli.estimate import _spread as spread
+from batch_pipeline.ledger.batches import find_batch
+from batch_pipeline.ledger.store import Ledger
+from batch_pipeline_tests.cli.conftest import Cli, topics, write_topics
+
+_CLAUDE = "anthropic/claude-haiku-5-5"
+
+
+def test_it_asks_nobody_offline_and_writes_nothing(cli: Cli) -> None:
+    table = write_topics(cli.data / "topics.csv", topics(30, "offline"))
+    ended = cli("estimate", "roadmaps", "--input", str(table), "--offline")
+    assert ended.code == 0, ended.err
+    assert "SIMULATED realm" in ended.out and "the text alone (±35%)" in ended.out
+    assert cli("status", "--json").document["batches"] == []
+    assert not cli.journal()
+
+
+def test_routes_stand_side_by_side_in_one_table(cli: Cli) -> None:
+    table = write_topics(cli.data / "topics.csv", topics(30, "routes"))
+    words = ("estimate", "roadmaps", "--input", str(table), "--offline")
+    two = cli(*words, "--route", "google/gemini-3.8-flash", "--route", _CLAUDE, "--json").document
+    assert [one["route"] for one in two["routes"]] == ["google/gemini-3.8-flash", _CLAUDE]
+    assert two["route"] == "google/gemini-3.8-flash" and two["requests"] == 2
+    compared = cli(*words, "--compare")
+    assert compared.code == 0, compared.err
+    for provider in ("google/", "anthropic/", "openai/", "openrouter/"):
+        assert provider in compared.out
+
+
+def test_a_model_without_a_price_shows_unknown_and_prices_yaml_gives_it_one(cli: Cli) -> None:
+    table = write_topics(cli.data / "topics.csv", topics(5, "price"))
+    words = ("estimate", "roadmaps", "--input", str(table), "--offline",
+             "--route", "openai/gpt-6.2-astra")  # fmt: skip
+    unknown = cli(*words)
+    assert unknown.code == 0 and "unknown" in unknown.out and "No price is known" in unknown.out
+    (cli.data / "prices.yaml").write_text("openai/gpt-6.2-astra: {input: 1, output: 5}\n")
+    assert cli(*words, "--json").document["expected"]["cost_usd"] > 0
+    (cli.data / "prices.yaml").write_text("openai/gpt-6.2-astra: {input: 1}\n")
+    broken = cli(*words)
+    assert broken.code == 64
+    assert "prices.yaml, entry openai/gpt-6.2-astra, output: Field required" in broken.err
+
+
+def test_a_live_estimate_without_a_key_still_answers_and_says_what_it_lacks(cli: Cli) -> None:
+    table = write_topics(cli.data / "topics.csv", topics(5, "live"))
+    found = cli("estimate", "roadmaps", "--input", str(table), "--live", "--json").document
+    assert found["simulated"] is False and found["basis"]["input"] == "the text alone"
+    assert "There is no key for google" in found["basis"]["notes"][0]
+
+
+def test_a_live_sample_is_not_run_without_a_word_from_a_person(cli: Cli) -> None:
+    table = write_topics(cli.data / "topics.csv", topics(5, "confirm"))
+    refused = cli("estimate", "roadmaps", "--input", str(table), "--live", "--sample", "2")
+    assert refused.code == 64
+    assert "--sample asks 2 rows now: about $" in refused.err and "--yes" in refused.err
+    assert not cli.journal()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "parts", "whole", "starts"),
+    [
+        (10, 4, False, [2, 4, 6, 8]),
+        (200, 9, False, [40, 80, 120, 160]),
+        (3, 4, False, [0, 1, 2]),
+        (1, 4, False, [0]),
+        (10, 1, False, [5]),
+        (8, 4, True, [0]),
+        (0, 4, False, []),
+        (0, 4, True, []),
+    ],
 )
-
-
-class _Answer(BaseModel):
-    text: str
-
-
-_STEP = Step(
-    name="answer",
-    system_prompt="Answer.",
-    output_model=_Answer,
-    content=lambda row: {"topic": row["topic"]},
-    max_items=20,
-    output_tokens_per_item=100,
-    output_tokens_base=50,
-)
-_KEYS = KeyMaker(_STEP)
-
-
-def _key(topic: str) -> str:
-    return _KEYS.key({"topic": topic})
-
-
-def _estimate(
-    rows: Iterable[PlannedRow],
-    *,
-    cached: Iterable[str] = (),
-    otherwise: Iterable[str] = (),
-    before: Iterable[str] = (),
-    rates: Rates | None = None,
-    history: History | None = None,
-    limit: int | None = None,
-    force: bool = False,
-) -> Estimate:
-    hits, other, ids = set(cached), set(otherwise), set(before)
-    return estimate_run(
-        rows,
-        _STEP,
-        Lookup(
-            lambda keys: hits.intersection(keys),
-            lambda keys: (hits | other).intersection(keys),
-            lambda asked: ids.intersection(asked),
-        ),
-        Pace(rates or Rates(), 4),
-        price=lambda usage: usage.input_tokens + 10 * usage.output_tokens,
-        history=history,
-        limit=limit,
-        force=force,
-    )
-
-
-def _open(topics: Iterable[str]) -> list[PlannedRow]:
-    return [PlannedRow(topic, {"topic": topic}, Standing.OPEN) for topic in topics]
-
-
-@pytest.mark.parametrize(("cached", "requests"), [(0, 8), (75, 4), (50, 5), (150, 0)])
-def test_150_rows_take_the_requests_that_the_engine_takes(cached: int, requests: int) -> None:
-    topics = [f"topic {number}" for number in range(150)]
-    found = _estimate(_open(topics), cached=map(_key, topics[:cached]))
-    assert (found.requests, found.cached, found.to_ask) == (requests, cached, 150 - cached)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 30), st.sampled_from(Standing)), min_size=0, max_size=80),
-    st.sets(st.integers(0, 30)),
-    st.one_of(st.none(), st.integers(1, 40)),
-)
-def test_every_row_is_counted_once_and_the_bound_is_never_below_the_expectation(
-    rows: list[tuple[int, Standing]], cached: set[int], limit: int | None
+def test_the_parts_of_a_sample_lie_apart_and_never_overlap(
+    chunks: int, parts: int, whole: bool, starts: list[int]
 ) -> None:
-    planned = [PlannedRow(str(n), {"topic": str(n)}, standing) for n, standing in rows]
-    found = _estimate(planned, cached=(_key(str(n)) for n in cached), limit=limit)
-    parts = (
-        found.done + found.cached + found.to_ask + found.left_pending
-        + found.blocked + found.skipped + found.unusable
-    )  # fmt: skip
-    assert parts == found.rows == len(rows)
-    assert sum(found.misses.values()) == found.questions <= found.to_ask
-    assert found.requests == -(-found.questions // 20)
-    assert found.cost_usd is not None and found.cost_worst_usd is not None
-    assert found.cost_usd <= found.cost_worst_usd
+    keys = [f"b.{number:04d}" for number in range(chunks)]
+    slices = spread(keys, parts, whole=whole)
+    assert [keys.index(one[0]) for one in slices] == starts
+    together = [key for one in slices for key in one]
+    assert len(together) == len(set(together))
 
 
-def test_it_says_why_rows_have_no_stored_answer() -> None:
-    found = _estimate(
-        _open(["new", "other", "changed"]), otherwise=[_key("other")], before=["changed"]
-    )
-    assert found.misses == {Miss.NEW: 1, Miss.OTHER_MODEL: 1, Miss.CHANGED: 1}
-    forced = _estimate(_open(["known"]), cached=[_key("known")], force=True)
-    assert (forced.to_ask, forced.misses) == (1, {Miss.FORCED: 1})
+@pytest.fixture
+def long_table(cli: Cli) -> Path:
+    return write_topics(cli.data / "topics.csv", topics(60, "sampled"))
 
 
-def test_the_time_is_bound_by_the_slowest_limit_and_says_which() -> None:
-    rows = _open(str(number) for number in range(200))
-    history = History(calls=3, input_ratio=1.0, output_per_item=10.0, latency_s=2.0)
-    free = _estimate(rows, history=history)
-    assert (free.seconds, free.bound_by) == (6.0, "4 requests in flight")
-    slow = _estimate(rows, history=history, rates=Rates(requests=15))
-    assert (slow.seconds, slow.bound_by) == (9 * 4.0 + 2.0, "15 requests a minute")
+def test_a_sample_is_kept_not_paid_again_and_makes_the_rest_sure(
+    cli: Cli, long_table: Path
+) -> None:
+    words = ("estimate", "roadmaps", "--input", str(long_table), "--pack", "5")
+    sampled = cli(*words, "--rate-limit", "100000", "--sample", "20", "--json")
+    assert sampled.code == 0, sampled.err
+    found = sampled.document
+    paid = cli.journal()
+    assert found["sample"]["rows"] == 20 and found["sample"]["requests"] == len(paid)
+    assert found["sample"]["cost_usd"] == pytest.approx(sum(one["price_usd"] for one in paid))
+    assert (found["done"], found["to_ask"]) == (20, 40)
+    assert found["basis"]["input"] == found["basis"]["output"] == "earlier calls"
 
+    run = cli("run", "roadmaps", "--input", str(long_table), "--pack", "5",
+              "--rate-limit", "100000", "--json")  # fmt: skip
+    assert run.code == 0, run.err
+    assert run.document["cache_hits"] == 20
+    journal = cli.journal()
+    whole = found["with_sample"]["expected"]
+    for name in ("input_tokens", "output_tokens"):
+        assert whole[name] == pytest.approx(sum(one[name] for one in journal), rel=0.05)
+    cost = sum(one["price_usd"] for one in journal)
+    assert whole["cost_usd"] == pytest.approx(cost, rel=0.1)
 
-def test_earlier_calls_scale_the_expectation_but_not_the_bound() -> None:
-    rows = _open(str(number) for number in range(20))
-    plain = _estimate(rows)
-    learned = _estimate(
-        rows, history=History(calls=9, input_ratio=2.0, output_per_item=7.0, latency_s=1.0)
-    )
-    assert learned.input_tokens == 2 * plain.input_tokens
-    assert learned.output_tokens == 140
-    assert learned.output_tokens_worst == plain.output_tokens_worst == 50 + 20 * 100
-    price = Usage(input_tokens=learned.input_tokens, output_tokens=140)
-    assert learned.cost_usd == (price.input_tokens + 10 * price.output_tokens) / 1e9
+    ledger = Ledger(f"sqlite:///{cli.data / 'ledger.db'}", "simulated")
+    with ledger, ledger.read() as connection:
+        batch = find_batch(connection, "simulated", found["batch"])
+    assert batch is not None and batch.estimate["made"] == "sample"
+    assert batch.estimate["expected"] == whole
+    assert (batch.estimate["rows"], batch.estimate["to_ask"]) == (60, 60)

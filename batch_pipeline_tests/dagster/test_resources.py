@@ -9,8 +9,7 @@ from batch_pipeline.component.resources import RateLimitResource
 from batch_pipeline.definitions import build_defs
 from batch_pipeline.engine.job import Endpoint
 from batch_pipeline.ledger.calls import Owner, PauseKey
-from batch_pipeline.ledger.tables import limit_rates, limits, owners, pauses
-from batch_pipeline.workloads.config import load_workload_config
+from batch_pipeline.ledger.tables import gates, limit_rates, limits, owners, pauses
 from batch_pipeline.workloads.config import load_workload_config
 from batch_pipeline.workloads.runner import resolve_route
 from batch_pipeline_tests.dagster.installation import Installation
@@ -56,25 +55,31 @@ def test_shared_limits_show_the_lowest_rate_of_living_runs_and_a_pause(
                     },
                 )  # fmt: skip
                 connection.execute(
+                    gates.insert(),
+                    {**names, "owner_id": owner.owner_id, "held": 2, "updated_at": now},
+                )
+                connection.execute(
                     limit_rates.insert(),
                     {
                         **names, "dimension": "requests", "owner_id": owner.owner_id,
-                        "per_second": rate,
+                        "amount": rate * 60,
                     },
                 )  # fmt: skip
             connection.execute(
                 limits.insert(), {**names, "dimension": "requests", "arrival_at": now + 30}
             )
             connection.execute(
-                pauses.insert(), {**names, "epoch": 1, "paused_until": now + 50, "reason": "429"}
+                pauses.insert(), {**names, "paused_until": now + 50, "reason": "429"}
             )
 
         shared = RateLimitResource().shared_limits(ledger, endpoint)
 
-        assert (shared.per_minute, shared.runs) == ({"requests": 60.0}, 2)
-        assert 25 < shared.busy_s["requests"] <= 30
-        assert 45 < shared.paused_s <= 50
-        assert "| requests | 60 |" in shared.markdown()
+        assert shared.per_minute == {"requests": 60.0}
+        assert {run.run_id for run in shared.key.runs} == {"slow", "fast"}
+        assert 25 < (shared.key.limit("requests").free_in_s or 0) <= 30
+        assert shared.key.limit("concurrent").used == 4, "slots of a dead run are free"
+        assert 45 < shared.key.paused_s <= 50
+        assert "| requests a minute | 60 | user |" in shared.markdown()
         with ledger.write() as connection:
             connection.execute(sa.delete(pauses))
-        assert RateLimitResource().shared_limits(ledger, endpoint).paused_s == 0
+        assert RateLimitResource().shared_limits(ledger, endpoint).key.paused_s == 0

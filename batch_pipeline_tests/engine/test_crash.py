@@ -23,6 +23,8 @@ from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.engine_process import outcome, start
 from batch_pipeline_tests.simulated import Bench, Simulator, finish
 
+pytestmark = pytest.mark.usefixtures("either_database")
+
 SLOW = {"base_s": 0.15, "per_output_token_s": 0.0, "jitter_s": 0.1}
 
 

@@ -125,6 +125,7 @@ def test_a_refused_row_is_blocked_and_is_asked_again_only_when_asked_for(
     assert len(simulator.journal()) == asked + 1
 
 
+@pytest.mark.usefixtures("either_database")
 def test_a_retry_asks_only_about_the_failed_rows(simulator: Simulator, tmp_path: Path) -> None:
     rows = topics(100)
     rows[30]["Topic"] = rows[77]["Topic"] = "POISON"
@@ -177,6 +178,7 @@ def test_a_request_that_the_provider_refuses_whatever_the_row_stops_the_run_afte
     assert len(simulator.journal()) <= 60
 
 
+@pytest.mark.usefixtures("either_database")
 def test_a_429_pauses_everyone_and_uses_up_no_try(simulator: Simulator, tmp_path: Path) -> None:
     simulator.configure(
         faults=[{"kind": "status", "status": 429, "count": 12, "retry_after_s": 0.2}]

@@ -18,6 +18,8 @@ from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.engine_process import start
 from batch_pipeline_tests.simulated import Bench, Ran, Simulator, finish
 
+pytestmark = pytest.mark.usefixtures("either_database")
+
 
 def force(bench: Bench, batch: Batch, limit: int | None = None) -> int:
     with bench.open() as ledger:

@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from batch_pipeline.ledger.tables import NANO, AttemptState, attempts
 from batch_pipeline_tests.simulated import Bench, Simulator
 
+pytestmark = pytest.mark.usefixtures("either_database")
+
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:

@@ -23,9 +23,12 @@ T = TypeVar("T")
 MODEL = "google/gemini-3.1-flash-lite"
 
 
-def open_ledger(folder: Path, realm: Realm = "simulated", clock: Clock | None = None) -> Ledger:
-    """The ledger in `folder`."""
-    return Ledger(f"sqlite:///{folder / 'ledger.db'}", realm, clock)
+def open_ledger(
+    where: str | Path, realm: Realm = "simulated", clock: Clock | None = None
+) -> Ledger:
+    """The ledger at a URL, or the SQLite file in a folder."""
+    url = where if isinstance(where, str) else f"sqlite:///{where / 'ledger.db'}"
+    return Ledger(url, realm, clock)
 
 
 def do(ledger: Ledger, operation: Operation[T], parameters: Any) -> T:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,8 +86,8 @@ LOST = Settlement(
 REFUND = Settlement("a", AttemptState.REFUNDED, 0)
 
 
-def test_an_attempt_is_in_the_books_before_it_is_sent(tmp_path: Path, clock: ManualClock) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+def test_an_attempt_is_in_the_books_before_it_is_sent(ledger_url: str, clock: ManualClock) -> None:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         admit(ledger)
         found = row(ledger)
         assert found.state == AttemptState.SENT.value
@@ -96,8 +95,8 @@ def test_an_attempt_is_in_the_books_before_it_is_sent(tmp_path: Path, clock: Man
         assert found.worst_nano == 5_000
 
 
-def test_a_settlement_keeps_the_reply_and_the_price(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_a_settlement_keeps_the_reply_and_the_price(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         admit(ledger)
         do(ledger, SETTLE, settled())
         found = row(ledger)
@@ -106,8 +105,8 @@ def test_a_settlement_keeps_the_reply_and_the_price(tmp_path: Path) -> None:
         assert unpack_bytes(found.reply) == REPLY
 
 
-def test_a_late_settlement_replaces_the_worst_case(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_a_late_settlement_replaces_the_worst_case(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         admit(ledger)
         do(ledger, SETTLE, LOST)
         assert (row(ledger).state, row(ledger).cost_nano) == ("lost", 5_000)
@@ -121,8 +120,8 @@ def test_a_late_settlement_replaces_the_worst_case(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "later", [LOST, REFUND, dataclasses.replace(settled(99), reply=b"another")]
 )
-def test_what_is_settled_stays_as_it_is(later: Settlement, tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_what_is_settled_stays_as_it_is(later: Settlement, ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         admit(ledger)
         do(ledger, SETTLE, settled())
         do(ledger, SETTLE, later)
@@ -131,9 +130,9 @@ def test_what_is_settled_stays_as_it_is(later: Settlement, tmp_path: Path) -> No
 
 
 def test_an_attempt_that_was_not_sent_is_refunded_for_good(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         admit(ledger)
         do(ledger, SETTLE, REFUND)
         assert (row(ledger).state, row(ledger).cost_nano) == ("refunded", 0)
@@ -143,9 +142,9 @@ def test_an_attempt_that_was_not_sent_is_refunded_for_good(
 
 
 def test_an_attempt_is_lost_only_after_its_owner_and_its_deadline_are_past(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         owner = admit(ledger, timeout_s=60.0)
         for _ in range(int((60.0 + REAP_GRACE_S) / (OWNER_LEASE_S / 2)) + 1):
             pass_time(clock, OWNER_LEASE_S / 2)
@@ -158,9 +157,9 @@ def test_an_attempt_is_lost_only_after_its_owner_and_its_deadline_are_past(
 
 
 def test_the_grace_after_the_deadline_is_kept_to_the_second(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         owner = admit(ledger, timeout_s=30.0)
         do(ledger, RETIRE, owner.owner_id)
         pass_time(clock, 30.0 + REAP_GRACE_S - 0.5)
@@ -169,8 +168,8 @@ def test_the_grace_after_the_deadline_is_kept_to_the_second(
         assert do(ledger, BURY_DEAD, this_host()) == 1
 
 
-def test_nothing_is_admitted_during_a_pause(tmp_path: Path, clock: ManualClock) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+def test_nothing_is_admitted_during_a_pause(ledger_url: str, clock: ManualClock) -> None:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         key = PauseKey("simulated", "google", MODEL, "…abcd")
         do(ledger, PAUSE, Pause(key, clock.now() + 5.0, "429"))
         refused = do(ledger, ADMIT, new_attempt("a", "owner"))
@@ -189,8 +188,8 @@ def store(model: str, attempt_id: str, output: dict[str, Any], **fields: Any) ->
     )
 
 
-def test_the_first_model_of_the_route_wins_where_several_answered(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_the_first_model_of_the_route_wins_where_several_answered(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         do(ledger, STORE_LATE, store(MODEL, "a", {"by": "one"}))
         do(ledger, STORE_LATE, store(OTHER_MODEL, "b", {"by": "two"}))
         with ledger.read() as connection:
@@ -209,9 +208,9 @@ def test_the_first_model_of_the_route_wins_where_several_answered(tmp_path: Path
 
 
 def test_an_answer_derived_late_does_not_replace_a_newer_one(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         do(ledger, STORE_LATE, store(MODEL, "new", {"by": "new"}))
         do(ledger, STORE_LATE, store(MODEL, "old", {"by": "old"}, created_at=clock.now() - 9.0))
         with ledger.read() as connection:
@@ -223,8 +222,8 @@ def test_an_answer_derived_late_does_not_replace_a_newer_one(
         assert (found.output, found.attempt_id) == ({"by": "newer"}, "newer")
 
 
-def test_results_are_found_over_more_keys_than_one_statement_takes(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_results_are_found_over_more_keys_than_one_statement_takes(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         outputs = [(f"k{index}", {"n": index}) for index in range(1_203)]
         many = StoreResults("simulated", "roadmaps", "enrich", MODEL, "a", "owner", outputs)
         do(ledger, STORE_LATE, many)
@@ -235,9 +234,9 @@ def test_results_are_found_over_more_keys_than_one_statement_takes(tmp_path: Pat
 
 
 def test_a_paid_reply_that_was_not_derived_is_found_once_its_owner_is_gone(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         admit(ledger)
         do(ledger, SETTLE, settled(derived=False))
 
@@ -266,9 +265,9 @@ def test_a_paid_reply_that_was_not_derived_is_found_once_its_owner_is_gone(
 
 
 def test_a_run_keeps_its_start_and_its_settings_when_it_ends(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         common: dict[str, Any] = {
             "run_id": "run",
             "realm": "simulated",

@@ -8,7 +8,13 @@ from typing import TypeVar
 import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from batch_pipeline.ledger.calls import (
     BURY_DEAD,
@@ -27,6 +33,7 @@ from batch_pipeline.ledger.calls import (
 from batch_pipeline.ledger.tables import claims, metadata, owners
 from batch_pipeline.ledger.writer import Operation
 from batch_pipeline_tests.ledger.books import MODEL
+from batch_pipeline_tests.postgres import Postgres
 
 T = TypeVar("T")
 
@@ -42,10 +49,15 @@ some_keys = st.lists(st.sampled_from(KEYS), unique=True, min_size=1)
 class Claims(RuleBasedStateMachine):
     """The statements on claims beside a model of who may ask what."""
 
+    @staticmethod
+    def new_engine() -> sa.Engine:
+        engine = sa.create_engine("sqlite://")
+        metadata.create_all(engine)
+        return engine
+
     @initialize()
     def open(self) -> None:
-        self.engine = sa.create_engine("sqlite://")
-        metadata.create_all(self.engine)
+        self.engine = self.new_engine()
         self.connection = self.engine.connect()
         self.now = 1_800_000_000.0
         self.alive_until: dict[str, float] = {}
@@ -135,3 +147,20 @@ class Claims(RuleBasedStateMachine):
 
 TestClaims = Claims.TestCase
 TestClaims.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+
+
+def test_the_same_holds_on_postgresql(postgres: Postgres) -> None:
+    """Each example is a transaction that is never committed."""
+    with postgres.database() as url:
+        engine = sa.create_engine(url)
+        metadata.create_all(engine)
+
+        class OnPostgresql(Claims):
+            @staticmethod
+            def new_engine() -> sa.Engine:
+                return engine
+
+        run_state_machine_as_test(
+            OnPostgresql, settings=settings(max_examples=50, stateful_step_count=30, deadline=None)
+        )
+        engine.dispose()

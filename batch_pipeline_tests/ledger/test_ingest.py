@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,8 +34,8 @@ from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline_tests.ledger.books import ingest_rows, open_ledger, rows
 
 
-def test_the_same_table_under_the_same_id_is_the_same_batch(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_the_same_table_under_the_same_id_is_the_same_batch(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         first, is_new = ingest_rows(ledger, "nov", rows(30))
         again, is_new_again = ingest_rows(ledger, "nov", rows(30), source="a/copy.csv")
         assert (is_new, is_new_again) == (True, False)
@@ -44,8 +43,8 @@ def test_the_same_table_under_the_same_id_is_the_same_batch(tmp_path: Path) -> N
         assert len(list(stream_items(ledger, "nov"))) == 30
 
 
-def test_another_table_under_the_same_id_is_an_error_that_names_both(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_another_table_under_the_same_id_is_an_error_that_names_both(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         ingest_rows(ledger, "nov", rows(30), source="first.csv")
         with pytest.raises(UsageError) as caught:
             ingest_rows(ledger, "nov", rows(1_200, "other"), source="second.csv")
@@ -63,8 +62,8 @@ def test_another_table_under_the_same_id_is_an_error_that_names_both(tmp_path: P
         {"problem": "no topic"},
     ],
 )
-def test_a_change_of_a_single_row_is_other_content(change: dict[str, Any], tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_a_change_of_a_single_row_is_other_content(change: dict[str, Any], ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         given_rows = rows(5)
         ingest_rows(ledger, "nov", given_rows)
         given_rows[3] = dataclasses.replace(given_rows[3], **change)
@@ -72,27 +71,27 @@ def test_a_change_of_a_single_row_is_other_content(change: dict[str, Any], tmp_p
             ingest_rows(ledger, "nov", given_rows)
 
 
-def test_a_table_of_another_workload_is_another_table(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_a_table_of_another_workload_is_another_table(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         ingest_rows(ledger, "nov", rows(5))
         with pytest.raises(UsageError, match="other content"):
             ingest_rows(ledger, "nov", rows(5), workload="brands")
 
 
-def test_a_table_without_rows_is_an_error_and_leaves_no_batch(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_a_table_without_rows_is_an_error_and_leaves_no_batch(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         with pytest.raises(UsageError, match=r"empty\.csv has no rows"):
             ingest_rows(ledger, "nov", [], source="empty.csv")
         with ledger.read() as connection:
             assert find_batch(connection, "simulated", "nov") is None
 
 
-def test_a_table_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_table_that_breaks_off_leaves_nothing_behind(ledger_url: str) -> None:
     def broken() -> Iterator[NewItem]:
         yield from rows(1_500)
         raise UsageError("Row 1,501 cannot be read.")
 
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         with pytest.raises(UsageError, match="Row 1,501"):
             ingest_rows(ledger, "nov", broken())
         assert list(stream_items(ledger, "nov")) == []
@@ -111,9 +110,9 @@ def test_a_table_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
     ],
 )
 def test_chunks_cover_the_batch_without_gaps_and_are_at_most_200(
-    count: int, chunk_size: int, size: int, chunks: int, tmp_path: Path
+    count: int, chunk_size: int, size: int, chunks: int, ledger_url: str
 ) -> None:
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         batch, _ = ingest_rows(ledger, "nov", rows(count), chunk_size=chunk_size)
         assert (batch.chunk_size, batch.chunk_count, batch.row_count) == (size, chunks, count)
         with ledger.read() as connection:
@@ -130,12 +129,12 @@ def test_chunks_cover_the_batch_without_gaps_and_are_at_most_200(
 
 
 def test_rows_that_cannot_be_read_fail_and_rows_without_a_question_are_skipped(
-    tmp_path: Path,
+    ledger_url: str,
 ) -> None:
     given_rows = rows(4)
     given_rows[1] = dataclasses.replace(given_rows[1], problem="the row has 7 fields, not 5")
     given_rows[2] = dataclasses.replace(given_rows[2], skip="the topic is empty")
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         ingest_rows(ledger, "nov", given_rows, chunk_size=2)
         items = list(stream_items(ledger, "nov"))
         assert [(item.outcome, item.error_kind, item.error) for item in items] == [
@@ -146,10 +145,10 @@ def test_rows_that_cannot_be_read_fail_and_rows_without_a_question_are_skipped(
         ]
 
 
-def test_items_come_back_as_they_were_given_over_page_ends(tmp_path: Path) -> None:
+def test_items_come_back_as_they_were_given_over_page_ends(ledger_url: str) -> None:
     values = {"Topic": "naïve ☃ 数", "n": 3, "none": None, "list": [1, {"a": 2.5}]}
     given_rows = [NewItem(f"i{at}", at + 2, {**values, "at": at}) for at in range(2_345)]
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         ingest_rows(ledger, "nov", iter(given_rows), warnings=["a warning"], options={"d": ";"})
         found = list(stream_items(ledger, "nov", page=500))
         assert [(item.item_id, item.number, item.row) for item in found] == [
@@ -205,12 +204,12 @@ def outcomes(ledger: Ledger, batch_id: str = "nov") -> list[str]:
     return [item.outcome.value for item in stream_items(ledger, batch_id)]
 
 
-def test_force_asks_finished_rows_again_but_not_unreadable_or_skipped_ones(tmp_path: Path) -> None:
+def test_force_asks_finished_rows_again_but_not_unreadable_or_skipped_ones(ledger_url: str) -> None:
     given_rows = rows(6)
     given_rows[4] = dataclasses.replace(given_rows[4], problem="unreadable")
     given_rows[5] = dataclasses.replace(given_rows[5], skip="empty")
     clock = ManualClock()
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         ingest_rows(ledger, "nov", given_rows)
         end(ledger, {0: Outcome.SUCCEEDED, 1: Outcome.FAILED, 2: Outcome.BLOCKED})
         assert start_generation(ledger, "nov") == 3
@@ -223,9 +222,9 @@ def test_force_asks_finished_rows_again_but_not_unreadable_or_skipped_ones(tmp_p
 
 
 def test_a_forced_run_that_was_killed_goes_on_and_one_that_ended_starts_anew(
-    tmp_path: Path,
+    ledger_url: str,
 ) -> None:
-    with open_ledger(tmp_path, clock=ManualClock()) as ledger:
+    with open_ledger(ledger_url, clock=ManualClock()) as ledger:
         ingest_rows(ledger, "nov", rows(4))
         end(ledger, dict.fromkeys(range(4), Outcome.SUCCEEDED))
         assert start_generation(ledger, "nov") == 4
@@ -240,21 +239,21 @@ def test_a_forced_run_that_was_killed_goes_on_and_one_that_ended_starts_anew(
         assert batch is not None and batch.generation == 2
 
 
-def test_force_with_a_limit_resets_the_first_rows_only(tmp_path: Path) -> None:
-    with open_ledger(tmp_path, clock=ManualClock()) as ledger:
+def test_force_with_a_limit_resets_the_first_rows_only(ledger_url: str) -> None:
+    with open_ledger(ledger_url, clock=ManualClock()) as ledger:
         ingest_rows(ledger, "nov", rows(6))
         end(ledger, dict.fromkeys(range(1, 6), Outcome.SUCCEEDED))
         assert start_generation(ledger, "nov", 2) == 2
         assert outcomes(ledger) == ["pending"] * 3 + ["succeeded"] * 3
 
 
-def test_force_of_an_unknown_batch_says_so(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger, pytest.raises(UsageError, match="no batch 'typo'"):
+def test_force_of_an_unknown_batch_says_so(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger, pytest.raises(UsageError, match="no batch 'typo'"):
         start_generation(ledger, "typo")
 
 
-def test_counts_and_unfinished_chunks_follow_the_outcomes(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_counts_and_unfinished_chunks_follow_the_outcomes(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         ingest_rows(ledger, "nov", rows(6), chunk_size=3)
         end(ledger, {0: Outcome.SUCCEEDED, 1: Outcome.BLOCKED, 2: Outcome.SUCCEEDED})
         with ledger.read() as connection:
@@ -269,3 +268,11 @@ def test_counts_and_unfinished_chunks_follow_the_outcomes(tmp_path: Path) -> Non
             Outcome.PENDING: 3,
         }
         assert second[Outcome.PENDING] == 3
+
+
+def test_an_id_may_be_as_long_as_its_row_makes_it(ledger_url: str) -> None:
+    given = rows(1)[0]
+    long = dataclasses.replace(given, item_id="https://example.org/" + "x" * 1_000)
+    with open_ledger(ledger_url) as ledger:
+        batch, _ = ingest_rows(ledger, "nov", [long])
+        assert [item.item_id for item in stream_items(ledger, batch.batch_id)] == [long.item_id]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -67,9 +66,9 @@ def started(ledger: Ledger, *names: str) -> list[Owner]:
 
 
 def test_a_held_chunk_is_refused_naming_the_run_that_holds_it(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         ingest_rows(ledger, "nov", rows(3))
         one, other = started(ledger, "nightly", "by hand")
         assert lease(ledger, one) == Lease(1)
@@ -78,8 +77,8 @@ def test_a_held_chunk_is_refused_naming_the_run_that_holds_it(
         assert refused.holder == f"run nightly (pid {one.pid} on {one.host})"
 
 
-def test_the_fence_grows_with_each_lease(tmp_path: Path, clock: ManualClock) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+def test_the_fence_grows_with_each_lease(ledger_url: str, clock: ManualClock) -> None:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         ingest_rows(ledger, "nov", rows(3))
         one, other = started(ledger, "one", "other")
         assert lease(ledger, one).fence == 1
@@ -90,8 +89,8 @@ def test_the_fence_grows_with_each_lease(tmp_path: Path, clock: ManualClock) -> 
         assert lease(ledger, other).fence == 3
 
 
-def test_a_chunk_of_a_retired_owner_is_free_at_once(tmp_path: Path, clock: ManualClock) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+def test_a_chunk_of_a_retired_owner_is_free_at_once(ledger_url: str, clock: ManualClock) -> None:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         ingest_rows(ledger, "nov", rows(3))
         one, other = started(ledger, "one", "other")
         lease(ledger, one)
@@ -100,9 +99,9 @@ def test_a_chunk_of_a_retired_owner_is_free_at_once(tmp_path: Path, clock: Manua
 
 
 def test_a_chunk_is_taken_over_when_its_owners_heartbeat_stops(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         ingest_rows(ledger, "nov", rows(3))
         one, other = started(ledger, "one", "other")
         lease(ledger, one)
@@ -116,9 +115,9 @@ def test_a_chunk_is_taken_over_when_its_owners_heartbeat_stops(
 
 
 def test_a_chunk_of_a_process_that_died_is_taken_over_at_once(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         ingest_rows(ledger, "nov", rows(3))
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait(30)
@@ -137,9 +136,9 @@ def test_a_chunk_of_a_process_that_died_is_taken_over_at_once(
 
 
 def test_a_run_that_lost_its_chunk_writes_nothing_about_its_rows(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         ingest_rows(ledger, "nov", rows(3))
         one, other = started(ledger, "one", "other")
         old = lease(ledger, one).fence
@@ -158,9 +157,9 @@ def test_a_run_that_lost_its_chunk_writes_nothing_about_its_rows(
 
 
 def test_a_run_that_lost_its_chunk_still_keeps_the_answers_it_paid_for(
-    tmp_path: Path, clock: ManualClock
+    ledger_url: str, clock: ManualClock
 ) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         ingest_rows(ledger, "nov", rows(3))
         one, other = started(ledger, "one", "other")
         lease(ledger, one)
@@ -184,8 +183,8 @@ def test_a_run_that_lost_its_chunk_still_keeps_the_answers_it_paid_for(
             }
 
 
-def test_costs_of_a_row_add_up_over_runs(tmp_path: Path, clock: ManualClock) -> None:
-    with open_ledger(tmp_path, clock=clock) as ledger:
+def test_costs_of_a_row_add_up_over_runs(ledger_url: str, clock: ManualClock) -> None:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         ingest_rows(ledger, "nov", rows(3))
         [one] = started(ledger, "one")
         for outcome in (Outcome.FAILED, Outcome.SUCCEEDED):
@@ -195,8 +194,8 @@ def test_costs_of_a_row_add_up_over_runs(tmp_path: Path, clock: ManualClock) -> 
         assert next(stream_items(ledger, "nov")).cost_nano == 10
 
 
-def test_a_chunk_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
+def test_a_chunk_that_does_not_exist_is_named(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger:
         [one] = started(ledger, "one")
         with pytest.raises(UsageError, match=r"no chunk 'typo\.0001' in the simulated realm"):
             lease(ledger, one, "typo.0001")
@@ -208,11 +207,11 @@ def pass_time(clock: ManualClock, seconds: float) -> None:
 
 
 def test_an_owner_whose_lease_has_run_out_is_told_and_gets_it_back_from_nobody(
-    tmp_path: Path,
+    ledger_url: str,
 ) -> None:
     clock = ManualClock()
     owner = Owner.here("a run")
-    with open_ledger(tmp_path, clock=clock) as ledger:
+    with open_ledger(ledger_url, clock=clock) as ledger:
         assert do(ledger, HEARTBEAT, owner) is True
         asyncio.run(clock.advance(OWNER_LEASE_S - 1))
         assert do(ledger, HEARTBEAT, owner) is True, "in time"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +37,7 @@ from batch_pipeline.ledger.calls import (
 )
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import AttemptState, Outcome
-from batch_pipeline.limits.limiter import RESERVE, Reserve
+from batch_pipeline.limits.reservation import RESERVE, Reserve
 from batch_pipeline.settings import Realm
 from batch_pipeline_tests.ledger.books import MODEL, do, ingest_rows, new_attempt, open_ledger, rows
 
@@ -97,9 +96,9 @@ def fill(ledger: Ledger, word: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(QUERIES))
-def test_a_query_sees_its_own_realm_only(name: str, tmp_path: Path) -> None:
+def test_a_query_sees_its_own_realm_only(name: str, ledger_url: str) -> None:
     query = QUERIES[name]
-    with open_ledger(tmp_path, "live") as live, open_ledger(tmp_path, "simulated") as simulated:
+    with open_ledger(ledger_url, "live") as live, open_ledger(ledger_url, "simulated") as simulated:
         with live.read() as connection:
             nothing = query(connection, "live")
         fill(simulated, "sim", 3)
@@ -127,10 +126,10 @@ def test_every_query_of_the_ledger_is_asked_above() -> None:
 
 @pytest.mark.parametrize("realm", ["live", "simulated"])
 def test_what_a_handle_changes_in_its_realm_leaves_the_other_alone(
-    realm: Realm, tmp_path: Path
+    realm: Realm, ledger_url: str
 ) -> None:
     other: Realm = "live" if realm == "simulated" else "simulated"
-    with open_ledger(tmp_path, realm) as here, open_ledger(tmp_path, other) as there:
+    with open_ledger(ledger_url, realm) as here, open_ledger(ledger_url, other) as there:
         fill(here, "here", 3)
         fill(there, "there", 3)
         before = list(stream_items(there, "nov"))
@@ -143,8 +142,8 @@ def test_what_a_handle_changes_in_its_realm_leaves_the_other_alone(
         assert (batch.generation, batch.launched_run_id) == (0, None)
 
 
-def test_claims_pauses_leases_and_limits_of_the_realms_are_apart(tmp_path: Path) -> None:
-    with open_ledger(tmp_path, "live") as live, open_ledger(tmp_path, "simulated") as simulated:
+def test_claims_pauses_leases_and_limits_of_the_realms_are_apart(ledger_url: str) -> None:
+    with open_ledger(ledger_url, "live") as live, open_ledger(ledger_url, "simulated") as simulated:
         one, two = Owner.here("one"), Owner.here("two")
         for owner in (one, two):
             do(live, HEARTBEAT, owner)
@@ -156,7 +155,7 @@ def test_claims_pauses_leases_and_limits_of_the_realms_are_apart(tmp_path: Path)
             request = LeaseRequest(realm, "nov.0001", owner.owner_id)
             assert do(ledger, LEASE_CHUNK, request).fence == 1
             key = PauseKey(realm, "google", MODEL, "…abcd")
-            reserve = Reserve(key, owner.owner_id, (0.1, None, None), [(1.0, 0.0, 0.0)])
+            reserve = Reserve(key, (6.0, None, None, None, None), [(1.0, 0.0, 0.0)])
             assert do(ledger, RESERVE, reserve).delays == [0.0], "its bucket is its own"
         until = live.clock.now() + 600.0
         paused = PauseKey("simulated", "google", MODEL, "…abcd")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ with Ledger(sys.argv[1], "live") as ledger, ledger.write() as connection:
 """
 
 
-def test_the_migrations_make_exactly_the_tables_that_the_statements_use(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger, ledger.read() as connection:
+def test_the_migrations_make_exactly_the_tables_that_the_statements_use(ledger_url: str) -> None:
+    with open_ledger(ledger_url) as ledger, ledger.read() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
         )
@@ -40,11 +41,20 @@ def test_the_migrations_make_exactly_the_tables_that_the_statements_use(tmp_path
         assert version == SCHEMA_VERSION
 
 
-def test_processes_that_open_a_fresh_ledger_at_once_all_find_it_ready(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'fresh' / 'ledger.db'}"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where no ledger was ever opened."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'fresh' / 'ledger.db'}"
+        return
+    with request.getfixturevalue("postgres").database() as url:
+        yield url
+
+
+def test_processes_that_open_a_fresh_ledger_at_once_all_find_it_ready(fresh_url: str) -> None:
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", OPENER, url],
+            [sys.executable, "-c", OPENER, fresh_url],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -63,18 +73,18 @@ def test_processes_that_open_a_fresh_ledger_at_once_all_find_it_ready(tmp_path: 
     assert printed == [(f"{SCHEMA_VERSION}\n", "")] * 4
 
 
-def test_a_ledger_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+def test_an_sqlite_ledger_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     with open_ledger(tmp_path / "data") as ledger, ledger.write():
         files = [tmp_path / "data", *(tmp_path / "data").iterdir()]
         assert {path.name for path in files} >= {"data", "ledger.db", "ledger.db-wal"}
         assert [path.name for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
-def test_a_ledger_of_a_newer_program_is_refused_and_left_alone(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger, ledger.write() as connection:
+def test_a_ledger_of_a_newer_program_is_refused_and_left_alone(fresh_url: str) -> None:
+    with open_ledger(fresh_url) as ledger, ledger.write() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0999'"))
     with pytest.raises(LedgerError) as caught:
-        open_ledger(tmp_path)
+        open_ledger(fresh_url)
     assert "schema 0999" in caught.value.message
     assert SCHEMA_VERSION in caught.value.message
     assert "Update batch-pipeline" in caught.value.next_step
@@ -131,33 +141,36 @@ _UPDATE = (
         cost_nano=items.c.cost_nano + sa.bindparam("b_cost"),
     )
 )
-_UPSERT = upsert(
-    "sqlite", items, ["realm", "batch_id", "ordinal"], update=["outcome", "settled_at"]
-)
-_KEEP = upsert("sqlite", items, ["realm", "batch_id", "ordinal"])
 _DELETE = items.delete().where(
     items.c.ordinal == sa.bindparam("b_ordinal"), items.c.outcome != "succeeded"
 )
 
-STATEMENTS: list[tuple[Any, list[dict[str, Any]]]] = [
-    (_INSERT, [_row(index) for index in range(20)]),
-    (_INSERT, [_row(index) for index in range(20, 25)]),  # the statement is compiled by now
-    (_UPDATE, [{"b_ordinal": at, "error": "é'\"", "b_cost": at * 10} for at in (1, 3, 3, 24)]),
-    (_UPDATE, [{"b_ordinal": 4, "error": None, "b_cost": 7}]),
-    (_UPSERT, [_row(at, outcome="succeeded", settled_at=0.25) for at in (3, 5, 40)]),
-    (_KEEP, [_row(at, outcome="blocked", settled_at=9.0) for at in (3, 41)]),
-    (_DELETE, [{"b_ordinal": at} for at in (3, 6, 99)]),
-    (_DELETE, []),
-]
+
+def _statements(dialect: str) -> list[tuple[Any, list[dict[str, Any]]]]:
+    key = ["realm", "batch_id", "ordinal"]
+    overwrite = upsert(dialect, items, key, update=["outcome", "settled_at"])
+    keep = upsert(dialect, items, key)
+    return [
+        (_INSERT, [_row(index) for index in range(20)]),
+        (_INSERT, [_row(index) for index in range(20, 25)]),  # the statement is compiled by now
+        (_UPDATE, [{"b_ordinal": at, "error": "é'\"%s%", "b_cost": at * 10} for at in (1, 3, 3)]),
+        (_UPDATE, [{"b_ordinal": 4, "error": None, "b_cost": 7}]),
+        (overwrite, [_row(at, outcome="succeeded", settled_at=0.25) for at in (3, 5, 40)]),
+        (keep, [_row(at, outcome="blocked", settled_at=9.0) for at in (3, 41)]),
+        (_DELETE, [{"b_ordinal": at} for at in (3, 6, 99)]),
+        (_DELETE, []),
+    ]
 
 
-def test_the_fast_way_to_write_many_rows_equals_sqlalchemys_own(tmp_path: Path) -> None:
+def test_the_fast_way_to_write_many_rows_equals_sqlalchemys_own(ledger_url: str) -> None:
     contents = []
-    for name in ("fast", "plain"):
-        with open_ledger(tmp_path / name) as ledger:
+    with open_ledger(ledger_url) as ledger:
+        statements = _statements(ledger.dialect)
+        for way in ("fast", "plain"):
             with ledger.write() as connection:
-                for statement, rows in STATEMENTS:
-                    if name == "fast":
+                connection.execute(items.delete())
+                for statement, rows in statements:
+                    if way == "fast":
                         execute_many(connection, statement, rows)
                     elif rows:
                         connection.execute(statement, rows)

@@ -89,10 +89,10 @@ def stored(ledger: Ledger) -> set[str]:
 
 
 def test_what_is_queued_during_a_commit_becomes_one_group_and_answers_stay_in_order(
-    tmp_path: Path,
+    ledger_url: str,
 ) -> None:
     recorder = Recorder()
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         recorder.wait_until_held(ledger)
         futures = [ledger.writer.submit(recorder.put, f"n{index}") for index in range(50)]
         recorder.go.set()
@@ -101,9 +101,9 @@ def test_what_is_queued_during_a_commit_becomes_one_group_and_answers_stay_in_or
         assert len(stored(ledger)) == 50
 
 
-def test_within_a_group_operations_run_in_their_stated_order(tmp_path: Path) -> None:
+def test_within_a_group_operations_run_in_their_stated_order(ledger_url: str) -> None:
     recorder = Recorder()
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         recorder.wait_until_held(ledger)
         futures = [
             ledger.writer.submit(recorder.late, "third"),
@@ -119,9 +119,9 @@ def test_within_a_group_operations_run_in_their_stated_order(tmp_path: Path) -> 
         assert recorder.groups == [["first"], ["second"], ["third"]]
 
 
-def test_a_bad_operation_fails_alone_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_bad_operation_fails_alone_and_leaves_nothing_behind(ledger_url: str) -> None:
     recorder = Recorder()
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         recorder.wait_until_held(ledger)
         names = ["a", "b", "bad one", "c", "bad two", "d"]
         futures = {name: ledger.writer.submit(recorder.put, name) for name in names}
@@ -136,9 +136,9 @@ def test_a_bad_operation_fails_alone_and_leaves_nothing_behind(tmp_path: Path) -
         assert ledger.writer.submit(recorder.put, "after").result(30) == "wrote after"
 
 
-def test_a_row_that_exists_twice_fails_for_the_second_only(tmp_path: Path) -> None:
+def test_a_row_that_exists_twice_fails_for_the_second_only(ledger_url: str) -> None:
     recorder = Recorder()
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         recorder.wait_until_held(ledger)
         first = ledger.writer.submit(recorder.put, "same")
         second = ledger.writer.submit(recorder.put, "same")
@@ -148,19 +148,19 @@ def test_a_row_that_exists_twice_fails_for_the_second_only(tmp_path: Path) -> No
             second.result(30)
 
 
-def test_closing_commits_what_is_queued(tmp_path: Path) -> None:
+def test_closing_commits_what_is_queued(ledger_url: str) -> None:
     recorder = Recorder()
-    ledger = open_ledger(tmp_path)
+    ledger = open_ledger(ledger_url)
     recorder.wait_until_held(ledger)
     futures = [ledger.writer.submit(recorder.put, f"n{index}") for index in range(3_000)]
     recorder.go.set()
     ledger.close()
     assert all(future.done() for future in futures)
-    with open_ledger(tmp_path) as again:
+    with open_ledger(ledger_url) as again:
         assert len(stored(again)) == 3_000
 
 
-def test_event_loops_and_threads_share_the_writer(tmp_path: Path) -> None:
+def test_event_loops_and_threads_share_the_writer(ledger_url: str) -> None:
     recorder = Recorder()
     answers: list[str] = []
 
@@ -175,7 +175,7 @@ def test_event_loops_and_threads_share_the_writer(tmp_path: Path) -> None:
         for turn in range(40):
             answers.append(ledger.writer.submit(recorder.put, f"{name} {turn}").result(30))
 
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         threads = [
             threading.Thread(target=target, args=(ledger, f"{target.__name__} {index}"))
             for target in (loop, thread)
@@ -189,9 +189,9 @@ def test_event_loops_and_threads_share_the_writer(tmp_path: Path) -> None:
         assert {f"wrote {name}" for name in stored(ledger)} == set(answers)
 
 
-def test_a_loop_that_is_gone_does_not_stop_the_writer(tmp_path: Path) -> None:
+def test_a_loop_that_is_gone_does_not_stop_the_writer(ledger_url: str) -> None:
     recorder = Recorder()
-    with open_ledger(tmp_path) as ledger:
+    with open_ledger(ledger_url) as ledger:
         recorder.wait_until_held(ledger)
 
         async def leave() -> None:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,107 +10,27 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.clock import ManualClock
-from batch_pipeline.ledger.calls import HEARTBEAT, OWNER_LEASE_S, Owner, PauseKey
-from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.ledger.calls import OWNER_LEASE_S
 from batch_pipeline.ledger.tables import limits
-from batch_pipeline.ledger.writer import Operation, Writer
-from batch_pipeline.limits.limiter import RESERVE, Gate, Rates, Ticket
-
-KEY = PauseKey("simulated", "google", "google/gemini-3.1-flash-lite", "…abcd")
-
-# Runs after everything that was queued before it: when it is answered, that is committed.
-BARRIER: Operation[None] = Operation("barrier", 1_000, lambda _, __, asked: [None] * len(asked))
-
-
-class StallingClock(ManualClock):
-    """A clock on which a process can be late."""
-
-    def stall(self, seconds: float) -> None:
-        """Let time pass while nobody runs."""
-        self._now += seconds
+from batch_pipeline.ledger.writer import Operation
+from batch_pipeline.limits.limiter import Rates, Ticket
+from batch_pipeline.limits.reservation import RESERVE
+from batch_pipeline_tests.limits.offices import (
+    KEY,
+    StallingClock,
+    drive,
+    gaps,
+    gos,
+    offices,
+    settle,
+)
 
 
-class CountingWriter(Writer):
-    """The ledger's own writer, counting what is asked of it."""
-
-    def __init__(self, inner: Writer) -> None:
-        self.inner = inner
-        self.posted: Counter[str] = Counter()
-
-    def post(self, operation: Operation[Any], parameters: Any) -> asyncio.Future[Any]:
-        """Count and pass on."""
-        self.posted[operation.name] += 1
-        return self.inner.post(operation, parameters)
-
-
-class Office:
-    """One process with its ledger handle, its owner and its gate."""
-
-    def __init__(self, ledger: Ledger, clock: ManualClock, rates: Rates) -> None:
-        self.ledger = ledger
-        self.owner = Owner.here("run")
-        self.writer = CountingWriter(ledger.writer)
-        self.gate = Gate(self.writer, clock, KEY, self.owner.owner_id, rates)
-
-    async def open(self) -> None:
-        await self.beat()
-        await self.gate.open()
-
-    async def beat(self) -> None:
-        await self.ledger.writer.post(HEARTBEAT, self.owner)
-
-
-@contextmanager
-def offices(folder: Path, clock: ManualClock, *rates: Rates) -> Iterator[list[Office]]:
-    """Processes on one ledger file, each with a ledger handle and rates of its own."""
-    opened: list[Office] = []
-    try:
-        for each in rates:
-            ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}", "simulated", clock)
-            opened.append(Office(ledger, clock, each))
-        yield opened
-    finally:
-        for office in opened:
-            office.ledger.close()
-
-
-async def settle(offices: Sequence[Office]) -> None:
-    """Let everything run that does not wait for time to pass."""
-    for _ in range(3):
-        for office in offices:
-            await office.ledger.writer.post(BARRIER, None)
-        for _ in range(10):
-            await asyncio.sleep(0)
-
-
-async def drive(
-    clock: ManualClock, offices: Sequence[Office], *work: Coroutine[Any, Any, Any]
-) -> list[Any]:
-    """Run `work` to its end, moving time on from one sleeper to the next."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    for _ in range(2_000):
-        await settle(offices)
-        if all(task.done() for task in tasks):
-            return [task.result() for task in tasks]
-        if clock.next_wake is not None:
-            await clock.advance(max(0.0, clock.next_wake - clock.now()))
-    raise AssertionError("the waiters never got their turns")
-
-
-def gos(tickets: Sequence[Ticket]) -> list[float]:
-    return sorted(ticket.go_at for ticket in tickets)
-
-
-def gaps(tickets: Sequence[Ticket]) -> list[float]:
-    times = gos(tickets)
-    return [later - earlier for earlier, later in itertools.pairwise(times)]
-
-
-def test_waiters_of_one_process_share_a_statement(tmp_path: Path) -> None:
+def test_waiters_of_one_process_share_a_statement(ledger_url: str) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=6_000)) as [office]:
+        with offices(ledger_url, clock, Rates(requests=6_000)) as [office]:
             await office.open()
             calls = [office.gate.acquire(100, 10) for _ in range(60)]
             tickets = await drive(clock, [office], *calls)
@@ -124,11 +40,11 @@ def test_waiters_of_one_process_share_a_statement(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_turns_are_taken_at_most_a_second_ahead(tmp_path: Path) -> None:
+def test_turns_are_taken_at_most_a_second_ahead(ledger_url: str) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=60)) as [office]:
+        with offices(ledger_url, clock, Rates(requests=60)) as [office]:
             await office.open()
             calls = [office.gate.acquire(100, 10) for _ in range(6)]
             tickets = await drive(clock, [office], *calls)
@@ -138,11 +54,11 @@ def test_turns_are_taken_at_most_a_second_ahead(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_token_limit_spaces_calls_by_their_size(tmp_path: Path) -> None:
+def test_a_token_limit_spaces_calls_by_their_size(ledger_url: str) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=600, input_tokens=60_000)) as [office]:
+        with offices(ledger_url, clock, Rates(requests=600, input_tokens=60_000)) as [office]:
             await office.open()
             calls = [office.gate.acquire(500, 10) for _ in range(4)]
             tickets = await drive(clock, [office], *calls)
@@ -151,11 +67,11 @@ def test_a_token_limit_spaces_calls_by_their_size(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_tokens_that_were_not_used_are_given_back(tmp_path: Path) -> None:
+def test_tokens_that_were_not_used_are_given_back(ledger_url: str) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(input_tokens=60_000)) as [office]:
+        with offices(ledger_url, clock, Rates(input_tokens=60_000)) as [office]:
             await office.open()
             [ticket] = await drive(clock, [office], office.gate.acquire(900, 10))
             office.gate.correct(ticket, 100, 10)
@@ -166,11 +82,11 @@ def test_tokens_that_were_not_used_are_given_back(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_turn_that_falls_into_a_pause_is_given_up(tmp_path: Path) -> None:
+def test_a_turn_that_falls_into_a_pause_is_given_up(ledger_url: str) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=60)) as [office]:
+        with offices(ledger_url, clock, Rates(requests=60)) as [office]:
             await office.open()
             await drive(clock, [office], office.gate.acquire(1, 1))
             waiting = asyncio.ensure_future(office.gate.acquire(1, 1))
@@ -184,12 +100,12 @@ def test_a_turn_that_falls_into_a_pause_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_pause_of_one_process_is_learned_by_the_others_at_their_next_admission(
-    tmp_path: Path,
+    ledger_url: str,
 ) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(), Rates()) as [one, other]:
+        with offices(ledger_url, clock, Rates(), Rates()) as [one, other]:
             await one.gate.pause(7.0, "429")
             until = clock.now() + 7.0
             shared = await other.ledger.writer.post(*_shorter_pause(clock.now()))
@@ -208,13 +124,14 @@ def _shorter_pause(now: float) -> tuple[Operation[Any], Any]:
     return PAUSE, Pause(KEY, now + 1.0, "429")
 
 
-def test_the_lowest_rate_of_all_live_runs_counts_for_everyone(tmp_path: Path) -> None:
+def test_the_lowest_rate_of_all_live_runs_counts_for_everyone(ledger_url: str) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=60), Rates(requests=30)) as [fast, slow]:
+        with offices(ledger_url, clock, Rates(requests=60), Rates(requests=30)) as [fast, slow]:
             await fast.open()
             await slow.open()
+            await clock.advance(1.0)
             calls = [fast.gate.acquire(1, 1) for _ in range(4)]
             tickets = await drive(clock, [fast, slow], *calls)
             assert gaps(tickets) == pytest.approx([2.0] * 3, abs=1e-3)
@@ -222,11 +139,11 @@ def test_the_lowest_rate_of_all_live_runs_counts_for_everyone(tmp_path: Path) ->
     asyncio.run(main())
 
 
-def test_the_rate_of_a_dead_run_counts_no_longer(tmp_path: Path) -> None:
+def test_the_rate_of_a_dead_run_counts_no_longer(ledger_url: str) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=60), Rates(requests=30)) as [fast, slow]:
+        with offices(ledger_url, clock, Rates(requests=60), Rates(requests=30)) as [fast, slow]:
             await fast.open()
             await slow.open()
             await clock.advance(OWNER_LEASE_S + 1.0)  # nobody renews the slow one's lease
@@ -238,11 +155,11 @@ def test_the_rate_of_a_dead_run_counts_no_longer(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_turn_that_was_missed_is_taken_anew(tmp_path: Path) -> None:
+def test_a_turn_that_was_missed_is_taken_anew(ledger_url: str) -> None:
     clock = StallingClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=60)) as [office]:
+        with offices(ledger_url, clock, Rates(requests=60)) as [office]:
             await office.open()
             await drive(clock, [office], office.gate.acquire(1, 1))
             waiting = asyncio.ensure_future(office.gate.acquire(1, 1))
@@ -255,11 +172,11 @@ def test_a_turn_that_was_missed_is_taken_anew(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_process_that_is_always_late_sends_late_instead_of_never(tmp_path: Path) -> None:
+def test_a_process_that_is_always_late_sends_late_instead_of_never(ledger_url: str) -> None:
     clock = StallingClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=60)) as [office]:
+        with offices(ledger_url, clock, Rates(requests=60)) as [office]:
             await office.open()
             ticket = Ticket(clock.now(), 0.0, (1.0, 1.0, 1.0))
             assert not office.gate.missed(ticket)
@@ -272,11 +189,11 @@ def test_a_process_that_is_always_late_sends_late_instead_of_never(tmp_path: Pat
     asyncio.run(main())
 
 
-def test_without_a_limit_no_turn_is_ever_missed(tmp_path: Path) -> None:
+def test_without_a_limit_no_turn_is_ever_missed(ledger_url: str) -> None:
     clock = StallingClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates()) as [office]:
+        with offices(ledger_url, clock, Rates()) as [office]:
             ticket = await office.gate.acquire(1, 1)
             clock.stall(60.0)
             assert not office.gate.missed(ticket), "there is no slot that others could have taken"
@@ -284,12 +201,12 @@ def test_without_a_limit_no_turn_is_ever_missed(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_two_processes_share_one_rate(tmp_path: Path) -> None:
+def test_two_processes_share_one_rate(ledger_url: str) -> None:
     clock = ManualClock()
 
     async def main() -> None:
         rates = Rates(requests=600)
-        with offices(tmp_path, clock, rates, rates) as both:
+        with offices(ledger_url, clock, rates, rates) as both:
             for office in both:
                 await office.open()
             calls = [office.gate.acquire(1, 1) for _ in range(15) for office in both]
@@ -299,12 +216,12 @@ def test_two_processes_share_one_rate(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_turns_taken_ahead_leave_at_most_two_percent_of_the_rate_unused(tmp_path: Path) -> None:
+def test_turns_taken_ahead_leave_at_most_two_percent_of_the_rate_unused(ledger_url: str) -> None:
     clock = ManualClock()
     per_second = 400.0
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=per_second * 60)) as [office]:
+        with offices(ledger_url, clock, Rates(requests=per_second * 60)) as [office]:
             await office.open()
             tickets: list[Ticket] = []
 
@@ -332,7 +249,7 @@ def test_an_error_of_the_ledger_reaches_every_waiter(tmp_path: Path) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        with offices(tmp_path, clock, Rates(requests=60)) as [office]:
+        with offices(f"sqlite:///{tmp_path / 'ledger.db'}", clock, Rates(requests=60)) as [office]:
             await office.open()
             with office.ledger.write() as connection:
                 limits.drop(connection)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.limits.limiter import LOOK_AHEAD_S, plan_reservation
+from batch_pipeline.limits.reservation import LOOK_AHEAD_S, plan_reservation
 
 START = 1_800_000_000.0
 # Times are near 2e9: a float keeps them to a quarter of a microsecond.

@@ -1,4 +1,4 @@
-"""Compiled prices equal genai-prices' own, for every model, date and usage."""
+"""Compiled prices equal genai-prices' own, for every model, date, lane and usage."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.pricing.prices import ModelPricer, UnknownPriceError, find_pricer
-from batch_pipeline.pricing.tokens import estimate_tokens
+from batch_pipeline.errors import UsageError
+from batch_pipeline.pricing.prices import (
+    MissingBatchPriceError,
+    ModelPricer,
+    UnknownPriceError,
+    find_pricer,
+    require_pricer,
+    worst_nano,
+)
 from batch_pipeline.providers.base import Usage
 from batch_pipeline.providers.registry import parse_route
 from batch_pipeline.workloads.base import workload_names
 from batch_pipeline.workloads.config import load_workload_config
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 DIRECT = ("anthropic", "google", "openai")
 
@@ -63,7 +72,13 @@ def usages(draw: st.DrawFn) -> Usage:
     )
 
 
-def published_nano(provider: str, model: str, usage: Usage, at: datetime) -> float:
+def published_nano(
+    provider: str,
+    model: str,
+    usage: Usage,
+    at: datetime,
+    context: dict[str, str] | None = None,
+) -> float:
     price = calc_price(
         PricedUsage(
             input_tokens=usage.input_tokens,
@@ -76,6 +91,7 @@ def published_nano(provider: str, model: str, usage: Usage, at: datetime) -> flo
         model,
         provider_id=provider,
         genai_request_timestamp=at,
+        price_context=context,
     )
     return float(price.total_price) * 1e9
 
@@ -159,12 +175,110 @@ def test_a_model_without_a_price_is_said_to_have_none_and_is_not_free_by_guess(
         ModelPricer(provider, model)
 
 
-@settings(deadline=None)
-@given(st.text(max_size=400), st.text(max_size=40))
-def test_more_text_is_never_estimated_at_fewer_tokens(text: str, more: str) -> None:
-    assert 1 <= estimate_tokens(text) <= estimate_tokens(text + more)
-    assert estimate_tokens(text) == estimate_tokens(text.encode())
+def batch_models() -> list[tuple[str, str]]:
+    """Models that have a Batch API price in November 2026."""
+    found = []
+    for provider, model in MODELS:
+        try:
+            require_pricer(provider, model, "batch", NOW.timestamp())
+        except UsageError:
+            continue
+        found.append((provider, model))
+    return found
 
 
-def test_an_estimate_is_near_four_characters_of_english_for_each_token() -> None:
-    assert estimate_tokens("word " * 400) == 501
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(batch_models()), usages())
+def test_a_batch_attempt_costs_what_genai_prices_says_for_the_batch_api(
+    named: tuple[str, str], usage: Usage
+) -> None:
+    own = require_pricer(*named, "batch", NOW.timestamp()).cost_nano(usage, NOW.timestamp())
+    published = published_nano(*named, usage, NOW, {"processing": "batch"})
+    assert own == pytest.approx(published, abs=1.0, rel=1e-12)
+
+
+def test_the_batch_price_of_the_cheap_claude_is_half() -> None:
+    usage = Usage(input_tokens=50_000, output_tokens=50_000)
+    at = NOW.timestamp()
+    full = require_pricer("anthropic", "claude-haiku-5-5", at=at).cost_nano(usage, at)
+    half = require_pricer("anthropic", "claude-haiku-5-5", "batch", at).cost_nano(usage, at)
+    assert (full, half) == (30_000_000, 15_000_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "at"),
+    [
+        ("gemini-3.5-flash", NOW),
+        ("gemini-3.7-flash", NOW),
+        # known, but only from 2026-10-14 on
+        ("gemini-3.8-flash", datetime(2026, 10, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_missing_batch_price_is_an_error_and_never_the_standard_price(
+    model: str, at: datetime
+) -> None:
+    with pytest.raises(MissingBatchPriceError, match="standard price is not taken") as caught:
+        require_pricer("google", model, "batch", at.timestamp())
+    assert "batch: {input: 0.5" in caught.value.next_step
+    with pytest.raises(MissingBatchPriceError):
+        worst_nano("google", model, 100, 100, at.timestamp(), "batch")
+
+
+def test_a_required_price_that_nobody_knows_says_how_to_add_it() -> None:
+    with pytest.raises(UnknownPriceError, match=r"openai/gpt-6\.2-astra") as caught:
+        require_pricer("openai", "gpt-6.2-astra")
+    assert "prices.yaml" in caught.value.next_step
+    assert "openai/gpt-6.2-astra: {input: 1.0, output: 5.0}" in caught.value.next_step
+    with pytest.raises(UnknownPriceError):
+        worst_nano("openai", "gpt-6.2-astra", 1, 1, NOW.timestamp())
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.sampled_from([*TIERED, *DATED, ("openai", "gpt-6-luna")]),
+    st.integers(0, 400_000),
+    st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    st.integers(0, 50_000),
+    st.floats(0, 1),
+    moments,
+)
+def test_no_attempt_within_its_bounds_costs_more_than_the_worst_case(
+    named: tuple[str, str],
+    text_bytes: int,
+    shares: list[float],
+    bound: int,
+    used: float,
+    at: datetime,
+) -> None:
+    """However many tokens the bytes make, and whatever part of them the cache reads or writes."""
+    prompt = int(shares[0] * text_bytes)
+    read = int(shares[1] * prompt)
+    written = int(shares[2] * (prompt - read))
+    long = int(shares[3] * (prompt - read - written))
+    usage = Usage(prompt, read, written, long, int(used * bound))
+    real = compiled_nano(*named, usage, at)
+    assert real <= worst_nano(*named, text_bytes, bound, at.timestamp())
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.sampled_from(TIERED),
+    st.integers(0, 400_000),
+    st.integers(0, 400_000),
+    st.integers(0, 5_000),
+    st.integers(0, 5_000),
+)
+def test_the_worst_case_grows_with_the_text_and_with_the_bound(
+    named: tuple[str, str], text_bytes: int, more: int, bound: int, longer: int
+) -> None:
+    at = NOW.timestamp()
+    assert worst_nano(*named, text_bytes, bound, at) <= worst_nano(
+        *named, text_bytes + more, bound + longer, at
+    )
+
+
+def test_searches_are_part_of_the_worst_case() -> None:
+    pricer = require_pricer("anthropic", "claude-haiku-5-5")
+    at = NOW.timestamp()
+    searched = pricer.worst_nano(1_000, 100, at, web_searches=3)
+    assert searched - pricer.worst_nano(1_000, 100, at) == 3 * 10_000_000

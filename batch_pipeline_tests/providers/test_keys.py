@@ -10,8 +10,9 @@ import pytest
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.providers.base import ProviderError
-from batch_pipeline.providers.keys import KeyCheck, KeyStatus, ModelCheck, check_keys, check_model
-from batch_pipeline.providers.registry import PROVIDERS, Access, resolve_access
+from batch_pipeline.providers.keys import KeyCheck, check_keys, check_model
+from batch_pipeline.providers.lookups import KeyStatus, ModelCheck, key_shown
+from batch_pipeline.providers.registry import PROVIDERS, Access, key_id, resolve_access
 from batch_pipeline_tests.providers.recorder import Answer, Recorded, as_json, recording
 
 KEY = "sk-test-0123456789abcd"
@@ -59,6 +60,7 @@ def test_good_keys_are_ok_with_their_models() -> None:
     assert checks["anthropic"].models == ("claude-haiku-4-5-20251001", "claude-haiku-5-5")
     assert checks["openai"].models == ("gpt-6-luna",)
     assert "$74.50 left" in checks["openrouter"].detail
+    assert checks["openrouter"].credit_usd == 74.5 and checks["openai"].credit_usd is None
 
 
 BAD_KEY = {
@@ -84,7 +86,7 @@ def test_a_bad_key_is_invalid_and_not_shown(name: str) -> None:
         assert len(server.requests) == 1
     assert check.status is KeyStatus.INVALID
     assert KEY not in repr(check)
-    assert check.key_shown.startswith("…abcd-")
+    assert check.key_shown == "…abcd"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,10 @@ def test_a_model_is_found_in_the_keys_own_list(name: str, model: str, found: Mod
         check = asyncio.run(check_model(_access(name, server.url), model))
     assert check.found is found.found
     assert set(check.similar) == set(found.similar)
+
+
+def test_of_a_short_key_nothing_is_shown_and_no_key_is_said() -> None:
+    assert [key_shown(key_id(key)) for key in (KEY, "ollama", "")] == ["…abcd", "…", "(none)"]
 
 
 def test_a_model_list_that_cannot_be_read_is_a_provider_error() -> None:

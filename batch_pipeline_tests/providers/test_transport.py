@@ -49,6 +49,34 @@ def test_a_call_arrives_as_built_and_its_reply_comes_back_whole() -> None:
     assert "cookie" not in sent.headers
 
 
+def test_a_call_takes_the_attempts_id_along_and_keeps_its_own_headers() -> None:
+    async def go(call: WireCall) -> None:
+        async with Transport() as transport:
+            await transport.send(call, timeout_s=10, request_id="attempt-1")
+            await transport.send(call, timeout_s=10)
+
+    with recording(lambda _: as_json({})) as server:
+        call = _call(server.url)
+        asyncio.run(go(call))
+    first, second = server.requests
+    assert first.headers["x-client-request-id"] == "attempt-1"
+    assert first.headers["authorization"] == f"Bearer {KEY}"
+    assert "x-client-request-id" not in {**second.headers, **call.headers}
+
+
+def test_a_look_up_is_a_get_without_a_body_and_its_echoed_key_is_removed() -> None:
+    async def go(url: str) -> WireReply:
+        async with Transport() as transport:
+            headers = {"authorization": f"Bearer {KEY}"}
+            return await transport.get(f"{url}/v1/models/m", headers, timeout_s=10)
+
+    with recording(lambda _: as_json({"error": f"key {KEY}"}, 401)) as server:
+        reply = asyncio.run(go(server.url))
+    (sent,) = server.requests
+    assert (sent.method, sent.path, sent.body) == ("GET", "/v1/models/m", b"")
+    assert (reply.status, KEY in reply.body.decode()) == (401, False)
+
+
 def test_one_session_keeps_its_connections_and_sends_many_calls_at_once() -> None:
     async def go(url: str) -> list[WireReply]:
         async with Transport() as transport:

@@ -19,5 +19,7 @@ def _simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def simulator(_simulator: Running) -> Running:
     """One simulator for all tests of a worker, reset and without latency before each."""
     _simulator.http.post("/_sim/reset")
-    _simulator.configure(seed="test", limits=[], latency=INSTANT, faults=[], key_marks={})
+    _simulator.configure(
+        seed="test", limits=[], latency=INSTANT, faults=[], key_marks={}, headers=True, day=None
+    )
     return _simulator

@@ -286,3 +286,54 @@ def test_a_share_hits_the_same_requests_in_any_order(simulator: Running) -> None
     assert again != forward, "a re-ask is drawn anew"
     simulator.configure(seed="other")
     assert {q for q in questions if simulator.chat(q).status_code == 500} != forward
+
+
+def test_a_refused_connection_costs_nothing_and_takes_no_time(simulator: Running) -> None:
+    simulator.configure(faults=[{"kind": "refuse"}], latency={"base_s": 30})
+    with pytest.raises(httpx.RemoteProtocolError):
+        simulator.chat()
+    [record] = simulator.journal()
+    assert (record["status"], record["fault"], record["billed"]) == (0, "refuse", False)
+    assert record["price_usd"] == 0 and record["latency_s"] < 5
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "refuse"},
+        {"kind": "status", "status": 429},
+        {"kind": "status", "status": 429, "retry_after_s": 1},
+        {"kind": "status", "status": 401, "after": 2},
+        {"kind": "html", "status": 200},
+        {"kind": "hang"},
+    ],
+)
+def test_one_provider_fails_in_every_way_while_another_works(
+    simulator: Running, fault: dict[str, Any]
+) -> None:
+    simulator.configure(faults=[{**fault, "provider": "openai"}])
+    if "after" in fault:
+        assert simulator.chat().status_code == 200
+    try:
+        broken = simulator.http.post(
+            "/openai/v1/chat/completions",
+            json={"model": "gpt-6-luna", "messages": [{"role": "user", "content": "hi"}]},
+            headers={"authorization": "Bearer k"},
+            timeout=0.5,
+        )
+    except (httpx.RemoteProtocolError, httpx.ReadTimeout):
+        assert fault["kind"] in ("refuse", "hang")
+    else:
+        assert broken.status_code == fault["status"]
+        assert ("retry-after" in broken.headers) == ("retry_after_s" in fault)
+        assert (broken.headers["content-type"] == "text/html") == (fault["kind"] == "html")
+    assert claude(simulator).stop_reason == "end_turn"
+
+
+@pytest.mark.parametrize("kind", ["status", "html", "error_body"])
+def test_a_careless_gateway_quotes_the_key(simulator: Running, kind: str) -> None:
+    status = {"status": 401} if kind == "status" else {}
+    simulator.configure(faults=[{"kind": kind, "echo_key": True, **status}])
+    assert "sk-secret-0123456789" in simulator.chat(key="sk-secret-0123456789").text
+    reply = simulator.http.put("/_sim/config", json={"faults": [{"kind": "cut", "echo_key": True}]})
+    assert reply.status_code == 400 and "quote the key" in reply.text

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import anthropic
+import httpx
 import openai
 import pytest
 from google.genai import errors as genai_errors
@@ -27,6 +28,29 @@ CLAUDE: dict[str, Any] = {
     "max_tokens": 50,
     "messages": [{"role": "user", "content": "hi"}],
 }
+
+
+def ask(simulator: Running, provider: str) -> httpx.Response:
+    """One smallest request to a provider, as bare HTTP."""
+    message = {"messages": [{"role": "user", "content": "hi"}]}
+    path, body = {
+        "google": (
+            "/google/v1/models/gemini-3.8-flash:generateContent",
+            {"contents": [{"parts": [{"text": "hi"}]}]},
+        ),
+        "anthropic": ("/anthropic/v1/messages", CLAUDE),
+        "openai": ("/openai/v1/chat/completions", {"model": "gpt-6-luna", **message}),
+        "openrouter": (
+            "/openrouter/api/v1/chat/completions",
+            {"model": "openai/gpt-6-luna", **message},
+        ),
+    }[provider]
+    headers = {
+        "authorization": "Bearer some-key",
+        "x-goog-api-key": "some-key",
+        "anthropic-version": "2026-10-21",
+    }
+    return simulator.http.post(path, json=body, headers=headers)
 
 
 @given(st.lists(st.floats(0, 5), max_size=60), st.integers(1, 10))
@@ -183,3 +207,41 @@ def test_250_connections_at_once_are_all_answered(simulator: Running) -> None:
     assert asyncio.run(ask_all()) == [200] * 250
     totals = simulator.summary()
     assert (totals["attempts"], totals["max_concurrent"]) == (250, 250)
+
+
+def test_successes_say_limit_remainder_and_reset(simulator: Running) -> None:
+    simulator.configure(limits=[TWO])
+    said = simulator.chat().headers
+    assert (said["x-ratelimit-limit-requests"], said["x-ratelimit-remaining-requests"]) == (
+        "60", "1",
+    )  # fmt: skip
+    assert re.fullmatch(r"\d+ms|\d+(\.\d+)?s", said["x-ratelimit-reset-requests"])
+    claude = simulator.anthropic().messages.with_raw_response.create(**CLAUDE).headers
+    assert claude["anthropic-ratelimit-requests-remaining"] == "1"
+    assert claude["anthropic-ratelimit-requests-reset"].endswith("Z")
+
+
+@pytest.mark.parametrize("provider", ["google", "anthropic", "openai", "openrouter"])
+def test_without_headers_no_reply_says_a_limit_or_a_wait(simulator: Running, provider: str) -> None:
+    simulator.configure(limits=[{**TWO, "request_capacity": 1}], headers=False, latency=INSTANT)
+    good, refused = ask(simulator, provider), ask(simulator, provider)
+    assert (good.status_code, refused.status_code) == (200, 429)
+    for reply in (good, refused):
+        assert not [name for name in reply.headers if "ratelimit" in name or "retry" in name]
+    assert not re.search(r"\d ?m?s\b|RetryInfo|RateLimit-", refused.text)
+    simulator.configure(faults=[{"kind": "status", "status": 503, "retry_after_s": 7}], limits=[])
+    assert "retry-after" not in ask(simulator, provider).headers
+
+
+@pytest.mark.parametrize("provider", ["google", "anthropic", "openai", "openrouter"])
+def test_requests_per_day_run_out_and_come_back_with_the_next_day(
+    simulator: Running, provider: str
+) -> None:
+    simulator.configure(limits=[{"requests_per_day": 2}], day="2026-11-22")
+    statuses = [ask(simulator, provider).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    said = ask(simulator, provider).text
+    words = {"google": "PerDay", "anthropic": "per day", "openai": "(RPD)", "openrouter": "per-day"}
+    assert words[provider] in said and "RetryInfo" not in said
+    simulator.configure(day="2026-11-23")
+    assert ask(simulator, provider).status_code == 200

@@ -51,6 +51,14 @@ def test_the_journal_says_the_same_in_the_file_and_over_http(simulator: Running)
     assert totals["price_usd"] == pytest.approx(sum(r["price_usd"] for r in records))
 
 
+def test_the_journal_has_the_clients_own_request_id(simulator: Running) -> None:
+    simulator.openai().responses.create(
+        model="gpt-6-luna", input="hi", extra_headers={"X-Client-Request-Id": "attempt-1"}
+    )
+    simulator.chat()
+    assert [r["client_request_id"] for r in simulator.journal()] == ["attempt-1", ""]
+
+
 def test_a_client_that_leaves_has_still_paid(simulator: Running) -> None:
     simulator.configure(latency={"base_s": 30})
     with pytest.raises(openai.APITimeoutError):
@@ -245,3 +253,35 @@ def test_bench_mode_answers_the_ids_it_was_asked(tmp_path: Path) -> None:
         assert google.text == "You said: hello there"
         assert bench.summary()["attempts"] == 4
         assert bench.http.get("/_sim/health").json()["simulator"] is True
+
+
+LOOK_UPS = {
+    "/google/v1/models/gemini-3.8-flash": ("/google/v1/models/gemini-0", 400),
+    "/anthropic/v1/models/claude-haiku-5-5": ("/anthropic/v1/models/claude-0", 401),
+    "/openai/v1/models/gpt-6-luna": ("/openai/v1/models/gpt-0", 401),
+    "/openrouter/api/v1/key": ("/openrouter/api/v1/models/openai/gpt-0", 401),
+}
+
+
+@pytest.mark.parametrize("path", LOOK_UPS)
+def test_look_ups_tell_good_keys_bad_keys_and_unknown_models_apart(
+    simulator: Running, path: str
+) -> None:
+    unknown, bad_status = LOOK_UPS[path]
+
+    def status(path: str, key: str) -> int:
+        headers = {"authorization": f"Bearer {key}", "x-goog-api-key": key}
+        return simulator.http.get(path, headers=headers).status_code
+
+    assert (status(path, "good"), status(path, "bad-key")) == (200, bad_status)
+    assert status(unknown, "good") == 404
+    assert simulator.journal() == []
+
+
+def test_a_key_without_credit_has_nothing_left(simulator: Running) -> None:
+    simulator.configure(key_marks={"1234": "no_credit"})
+    for key, left in (("sk-or-1234", 0), ("sk-or-5678", 100)):
+        reply = simulator.http.get(
+            "/openrouter/api/v1/key", headers={"authorization": f"Bearer {key}"}
+        )
+        assert reply.json()["data"]["limit_remaining"] == left

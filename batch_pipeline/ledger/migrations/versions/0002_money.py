@@ -23,6 +23,9 @@ def upgrade() -> None:
         "limit_rates",
         sa.Column("source", sa.String(length=16), server_default="user", nullable=False),
     )
+    # a rate counts while its run goes on, and none does while the ledger is being migrated
+    op.execute("DELETE FROM limit_rates")
+    op.execute("ALTER TABLE limit_rates RENAME COLUMN per_second TO amount")
     op.create_table(
         "spend",
         sa.Column("realm", sa.String(length=16), nullable=False),
@@ -69,6 +72,9 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("realm", "provider", "model", "key_id", "owner_id"),
     )
+    if op.get_bind().dialect.name == "postgresql":
+        op.alter_column("items", "item_id", type_=sa.Text())
+        op.alter_column("attempts", "answered_model", type_=sa.Text())
     _sum_up()
 
 

@@ -1,0 +1,401 @@
+"""Estimates of a table by several routes: what the arithmetic needs, gathered.
+
+What belongs here: rows from the table or the ledger, earlier calls, prices, the provider's own
+token count. What does not: the arithmetic (estimate.py), how it is shown (cli/estimate.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import islice
+from typing import Any
+
+from batch_pipeline.engine.job import Endpoint
+from batch_pipeline.engine.packing import Packer
+from batch_pipeline.engine.step import Step
+from batch_pipeline.errors import UsageError
+from batch_pipeline.ledger.batches import Batch, Item, find_batch, read_items, stream_items
+from batch_pipeline.ledger.calls import PauseKey, find_results
+from batch_pipeline.ledger.overview import (
+    PastCall,
+    answered_models,
+    asked_item_ids,
+    call_history,
+)
+from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.limits.rates import Rates
+from batch_pipeline.limits.reservation import read_terms
+from batch_pipeline.pricing.calibration import (
+    FROM_COUNTS,
+    NO_PREFIX,
+    CachedPrefix,
+    InputScale,
+    OutputScale,
+    input_scale,
+    mean_latency_s,
+    output_of_calls,
+    output_of_schema,
+    prefix_of_calls,
+    scale_of_calls,
+)
+from batch_pipeline.pricing.prices import find_pricer
+from batch_pipeline.pricing.tokens import estimate_body_tokens, estimate_tokens
+from batch_pipeline.providers.anthropic import CACHE_FROM_CHARACTERS
+from batch_pipeline.providers.base import LlmRequest, Usage
+from batch_pipeline.providers.counts import CountUnavailableError, count_tokens
+from batch_pipeline.providers.registry import (
+    PROVIDERS,
+    MissingKeyError,
+    ModelRef,
+    find_provider,
+    parse_route,
+    resolve_access,
+)
+from batch_pipeline.workloads.config import WorkloadConfig
+from batch_pipeline.workloads.estimate import (
+    Estimate,
+    Lookup,
+    Pace,
+    PlannedRow,
+    Question,
+    RoutePlan,
+    estimate_routes,
+    planned_from_batch,
+    planned_from_table,
+    questions_of,
+)
+from batch_pipeline.workloads.runner import (
+    content_id,
+    new_items,
+    require_batch,
+    resolve_route,
+    resolve_step,
+)
+
+MOST_ROWS_AT_INGEST = 20_000
+"""A larger table is estimated from rows spread over it, so that ingest stays quick."""
+
+_PAGES_AT_INGEST = 40
+_COUNTED_REQUESTS = 10
+_CACHE_FROM_TOKENS = 1_024
+# Any address does: nothing is called at it, it stands for "the simulated realm's own".
+_SOME_SIMULATOR = "http://127.0.0.1:1"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to estimate.
+
+    Attributes:
+        source: the table; None takes the batch.
+        batch_id: the batch's id; None makes one of the table's name and content.
+        reading: how to read the table (`encoding`, `delimiter`).
+        force: as with `--force`, stored answers are no hits.
+    """
+
+    source: str | None
+    batch_id: str | None
+    reading: Mapping[str, Any]
+    force: bool = False
+
+
+def compared_routes() -> tuple[str, ...]:
+    """The default model of every provider that has one: sensible for batches, and cheap."""
+    return tuple(
+        f"{provider.name}/{provider.default_model}"
+        for provider in PROVIDERS.values()
+        if provider.default_model
+    )
+
+
+def estimate_target(
+    ledger: Ledger,
+    config: WorkloadConfig,
+    target: Target,
+    routes: Sequence[str],
+    *,
+    simulator: Callable[[], str | None] | None,
+) -> tuple[list[Estimate], Batch | None]:
+    """Estimate a table by each route, in one pass over its rows.
+
+    Args:
+        ledger: the ledger; nothing is written.
+        config: the workload, with the run's options.
+        target: the table or batch.
+        routes: routes as users write them; each once.
+        simulator: gives the simulator's address (None in the live realm) when providers may be
+            asked to count tokens; None asks nobody.
+
+    Returns:
+        The estimates in the order of the routes, and the batch if it is in the ledger already.
+
+    Raises:
+        UsageError: the table cannot be read, a route is none, or there is no such batch.
+    """
+    known = _known_batch(ledger, config, target)
+    step = resolve_step(config)
+
+    @cache
+    def sample() -> list[list[Question]]:
+        return _sample_packs(step, _rows(ledger, config, target, known))
+
+    plans = [_plan(ledger, config, step, route, sample, simulator) for route in routes]
+    found = estimate_routes(
+        _rows(ledger, config, target, known), step, plans, limit=config.limit, force=target.force
+    )
+    return found, known
+
+
+def estimate_ingested(ledger: Ledger, config: WorkloadConfig, batch: Batch) -> Estimate:
+    """Estimate a batch by its own route without asking a provider.
+
+    A batch of more than MOST_ROWS_AT_INGEST rows is estimated from rows spread over it.
+    """
+    step = resolve_step(config)
+    plan = _plan(ledger, config, step, config.route, list, None)
+    if batch.row_count <= MOST_ROWS_AT_INGEST:
+        items: Iterable[Item] = stream_items(ledger, batch.batch_id)
+    else:
+        items = _spread_items(ledger, batch)
+        note = f"Extrapolated from {MOST_ROWS_AT_INGEST:,} rows spread over the table."
+        plan = replace(plan, notes=(*plan.notes, note))
+    rows = planned_from_batch(items, include_blocked=config.include_blocked)
+    found = estimate_routes(rows, step, [plan], limit=config.limit)[0]
+    return found.scaled_to(batch.row_count)
+
+
+def stored_estimate(found: Estimate, made: str, at: float) -> dict[str, Any]:
+    """An estimate as `batches.estimate` keeps it.
+
+    Args:
+        found: for the whole batch, from its first call on.
+        made: `ingest`, or `sample` after a sample run.
+        at: when (UTC seconds).
+    """
+    return {**found.to_dict(), "made": made, "made_at": at}
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+def _known_batch(ledger: Ledger, config: WorkloadConfig, target: Target) -> Batch | None:
+    """The batch that a run of this would take up, if it was ingested before."""
+    if target.source is None:
+        if target.batch_id is None:
+            raise UsageError("No table and no batch is named.", "Give --input or --batch.")
+        return require_batch(ledger, target.batch_id)
+    name = target.batch_id or content_id(config.domain, target.source, target.reading)
+    with ledger.read() as connection:
+        return find_batch(connection, ledger.realm, name)
+
+
+def _rows(
+    ledger: Ledger, config: WorkloadConfig, target: Target, known: Batch | None
+) -> Iterable[PlannedRow]:
+    if known is not None:
+        return planned_from_batch(
+            stream_items(ledger, known.batch_id),
+            include_blocked=config.include_blocked,
+            force=target.force,
+        )
+    assert target.source is not None
+    domain = config.domain
+    table = domain.open_input(target.source, target.reading)
+    return planned_from_table(new_items(domain, table, config.route_column))
+
+
+def _spread_items(ledger: Ledger, batch: Batch) -> Iterator[Item]:
+    size = MOST_ROWS_AT_INGEST // _PAGES_AT_INGEST
+    for place in range(_PAGES_AT_INGEST):
+        first = place * (batch.row_count - size) // (_PAGES_AT_INGEST - 1)
+        with ledger.read() as connection:
+            page = read_items(connection, ledger.realm, batch.batch_id, first, size)
+        yield from page
+
+
+def _sample_packs(step: Step, rows: Iterable[PlannedRow]) -> list[list[Question]]:
+    """A few packs as they would be sent, spread over the table (its first 20,000 rows)."""
+    packer: Packer[Question] = Packer(step.max_items, step.max_input_tokens)
+    kept: list[list[Question]] = []
+    stride, count = 1, 0
+    for question in questions_of(step, islice(rows, MOST_ROWS_AT_INGEST)):
+        for pack in packer.add(question):
+            if count % stride == 0:
+                kept.append(pack)
+                if len(kept) >= 2 * _COUNTED_REQUESTS:
+                    kept, stride = kept[::2], 2 * stride
+            count += 1
+    return kept or list(packer.flush())
+
+
+# ---- one route -----------------------------------------------------------------------------------
+
+
+def _plan(
+    ledger: Ledger,
+    config: WorkloadConfig,
+    step: Step,
+    route: str,
+    sample: Callable[[], Sequence[Sequence[Question]]],
+    simulator: Callable[[], str | None] | None,
+) -> RoutePlan:
+    models = _models(config, route, ledger)
+    first, label = models[0].ref, models[0].label
+    with ledger.read() as connection:
+        calls = call_history(connection, ledger.realm, config.workload, step.name, [label])
+        others = (
+            []
+            if calls
+            else call_history(connection, ledger.realm, config.workload, step.name, None)
+        )
+    notes: list[str] = []
+    probe = _request(step, first.model, ())
+    scale = scale_of_calls(calls)
+    if not scale.calls and simulator is not None:
+        scale, why = _ask_provider(step, first, sample(), simulator)
+        notes += [why] if why else []
+    pricer = find_pricer(first.provider, first.model)
+    if pricer is None:
+        notes.append(f"No price is known for {first}: docs/estimate.md says how to add one.")
+    return RoutePlan(
+        route=route,
+        model=label,
+        lookup=_lookup(ledger, config.workload, [model.label for model in models]),
+        pace=Pace(
+            _present_limits(ledger, models[0]),
+            None if config.workers == "auto" else config.workers,
+        ),
+        price=None if pricer is None else partial(_price_at, pricer, ledger.clock.now()),
+        base_tokens=_body_tokens(first, probe),
+        input=scale,
+        output=_output_scale(step, calls, others),
+        prefix=prefix_of_calls(calls) or _likely_prefix(first, step, scale),
+        latency_s=mean_latency_s(calls),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A model of a route; `key_id` is empty where it has no key."""
+
+    ref: ModelRef
+    label: str
+    rates: Rates
+    key_id: str = ""
+
+
+def _models(config: WorkloadConfig, route: str, ledger: Ledger) -> list[_Model]:
+    """The models of a route; a missing key does not stop an estimate.
+
+    Raises:
+        UsageError: the text is no route.
+    """
+    simulator = None if ledger.realm == "live" else _SOME_SIMULATOR
+    try:
+        endpoints: Sequence[Endpoint] = resolve_route(config, simulator, route)
+    except MissingKeyError:
+        if route.strip() == "auto":
+            raise
+        parts = [part.strip() for part in route.split(",")]
+        named = [
+            part if "/" in part else f"{part}/{find_provider(part).default_model}" for part in parts
+        ]
+        rates = Rates(config.rate_limit, config.input_tokens_per_min, config.output_tokens_per_min)
+        return [_Model(ref, str(ref), rates) for ref in parse_route(", ".join(named))]
+    return [
+        _Model(ModelRef(one.provider, one.model), one.label, one.rates, one.key_id)
+        for one in endpoints
+    ]
+
+
+def _present_limits(ledger: Ledger, model: _Model) -> Rates:
+    """The limits of a run that starts now: other runs' and those set by hand count as well."""
+    if not model.key_id:
+        return model.rates
+    key = PauseKey(ledger.realm, model.ref.provider, model.label, model.key_id)
+    with ledger.read() as connection:
+        terms = read_terms(connection, ledger.now(connection), key)
+    return Rates(*terms.limits_of(model.rates.amounts))
+
+
+def _price_at(pricer: Callable[[Usage, float], int], at: float, usage: Usage) -> int:
+    return pricer(usage, at)
+
+
+def _request(step: Step, model: str, pack: Sequence[Question]) -> LlmRequest:
+    return LlmRequest(
+        model=model,
+        system=step.system_prompt,
+        user=step.user_message([question.content for question in pack]),
+        schema=step.request_schema,
+        schema_name=step.name,
+        max_output_tokens=step.output_tokens_base + step.output_tokens_per_item * len(pack),
+        temperature=step.temperature,
+    )
+
+
+def _body_tokens(model: ModelRef, request: LlmRequest) -> int:
+    codec = PROVIDERS[model.provider].codec
+    return estimate_body_tokens(codec.build(request, key="", base_url="").body)
+
+
+def _ask_provider(
+    step: Step,
+    model: ModelRef,
+    sample: Sequence[Sequence[Question]],
+    simulator: Callable[[], str | None],
+) -> tuple[InputScale, str]:
+    """The scale by the provider's own count; where it gives none, a guess and the reason."""
+    requests = [_request(step, model.model, pack) for pack in sample]
+    if not requests:
+        return InputScale(), ""
+    try:
+        access = resolve_access(model, os.environ, simulator())
+        counts = asyncio.run(count_tokens(access, requests))
+    except CountUnavailableError as error:
+        return InputScale(), str(error)
+    except MissingKeyError as error:
+        return InputScale(), f"{error.message} Its tokens are estimated from the text alone."
+    local = [_body_tokens(model, request) for request in requests]
+    return input_scale(zip(local, counts, strict=True), FROM_COUNTS), ""
+
+
+def _output_scale(step: Step, calls: Sequence[PastCall], others: Sequence[PastCall]) -> OutputScale:
+    return (
+        output_of_calls(calls, step.items_name, same_model=True)
+        or output_of_calls(others, step.items_name, same_model=False)
+        or output_of_schema(step.item_schema, step.output_tokens_per_item)
+    )
+
+
+def _likely_prefix(model: ModelRef, step: Step, scale: InputScale) -> CachedPrefix:
+    """What a provider keeps of the system prompt, as far as that is known beforehand."""
+    tokens = round(estimate_tokens(step.system_prompt) * scale.ratio)
+    if tokens < _CACHE_FROM_TOKENS:
+        return NO_PREFIX
+    if model.provider == "anthropic":
+        marked = len(step.system_prompt) >= CACHE_FROM_CHARACTERS
+        return CachedPrefix(tokens, billed_write=True, certain=True) if marked else NO_PREFIX
+    # The others keep prefixes on their own accord: seen in earlier calls, it is relied on.
+    return CachedPrefix(tokens)
+
+
+def _lookup(ledger: Ledger, workload: str, labels: Sequence[str]) -> Lookup:
+    def cached(keys: Sequence[str]) -> Collection[str]:
+        with ledger.read() as connection:
+            return find_results(connection, ledger.realm, keys, labels)
+
+    def otherwise(keys: Sequence[str]) -> Collection[str]:
+        with ledger.read() as connection:
+            return answered_models(connection, ledger.realm, keys)
+
+    def before(item_ids: Sequence[str]) -> Collection[str]:
+        with ledger.read() as connection:
+            return asked_item_ids(connection, ledger.realm, workload, item_ids)
+
+    return Lookup(cached, otherwise, before)
