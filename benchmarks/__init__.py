@@ -1,1 +1,1 @@
-"""Speed, measured as ratios within one run against the simulator; never asserted in a test."""
+"""Figures of this project and its peers, measured within one run; never asserted in a test."""

@@ -1,131 +1,113 @@
-"""`make bench`: throughput against a bare loop, and the limiter under a strict limit, in one run.
+"""`make bench`, or `python -m benchmarks [a b ...]`: our engine and its peers in one run.
 
-What belongs here: the order of the measurements and their table. What does not: the measurements.
+What belongs here: which parts there are, their order, and the page they are written to. What does
+not: the measurements.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
-import statistics
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from rich.markdown import Markdown
 
-from benchmarks import limiter
-from benchmarks.load import CONCURRENCY, LATENCY_MS, Measured, in_child, simulator
+from benchmarks import cached, cost, crash, limit, memory, throughput
+from benchmarks.bench import Bench, Part
+from benchmarks.clients import FLOOR, PEERS, own, peer_clients
 
-REQUESTS = 15_000
-ROUNDS = 3
-LIMITED_ROUNDS = 2
+PARTS: dict[str, Callable[[Bench], Part]] = {
+    "a": throughput.run,
+    "b": limit.run,
+    "c": crash.run,
+    "d": memory.run,
+    "e": cached.run,
+    "f": cost.run,
+}
+_WITH_PEERS = frozenset("abce")
+_RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def main() -> None:
-    """Measure, print, and write benchmarks/RESULTS.md."""
-    console = Console()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        measured = _throughput(folder, console)
-        limited = [
-            limiter.run(_folder(folder, f"limited{turn}"))
-            for turn in track(range(LIMITED_ROUNDS), "strict limit, 4 processes", console=console)
-        ]
-    lines = [*_throughput_lines(measured), "", *_limited_lines(limited)]
-    table = Table("measurement", "value", title="benchmarks")
-    for line in lines:
-        if line.startswith("| ") and not line.startswith("| what"):
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
-            table.add_row(cells[0], ", ".join(cells[1:]))
-    console.print(table)
-    target = Path(__file__).with_name("RESULTS.md")
-    target.write_text(_page(lines), encoding="utf-8")
-    console.print(f"written to {target.name}")
-
-
-def _throughput(folder: Path, console: Console) -> dict[str, list[Measured]]:
-    """Bare loop and engine in turn, so that noise of the machine meets both."""
-    measured: dict[str, list[Measured]] = {"ceiling": [], "bare": [], "engine": []}
-    bench = ("--bench", "--latency-ms")
-    with (
-        simulator(_folder(folder, "sim0"), *bench, "0") as instant,
-        simulator(_folder(folder, "sim50"), *bench, str(LATENCY_MS)) as server,
-    ):
-        for turn in track(range(ROUNDS), "throughput", console=console):
-            for client in measured:
-                work = _folder(folder, f"{client}{turn}")
-                url = instant if client == "ceiling" else server
-                kind = "bare" if client == "ceiling" else client
-                measured[client].append(
-                    in_child("benchmarks.clients", kind, url, str(REQUESTS), str(work))
-                )
-    return measured
-
-
-def _throughput_lines(measured: dict[str, list[Measured]]) -> list[str]:
-    ceiling, bare, engine = (
-        statistics.median(run.per_second for run in measured[name])
-        for name in ("ceiling", "bare", "engine")
+    """Run the parts asked for, print them, and write them to benchmarks/RESULTS.md."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="a to f; all when none is named")
+    parser.add_argument(
+        "--quick", action="store_true", help="small counts, and nothing is written to RESULTS.md"
     )
-    cpu = {
-        name: statistics.median(run.cpu_ms for run in measured[name]) for name in ("bare", "engine")
-    }
-    peak = max(run.peak_mb for run in measured["engine"])
-    return [
-        f"Throughput: {REQUESTS:,} requests of one row, concurrency {CONCURRENCY}, server latency "
-        f"{LATENCY_MS} ms, medians of {ROUNDS} rounds taken in turn.",
-        "",
-        "| what | requests/s | CPU ms/request |",
-        "|---|---|---|",
-        f"| simulator's ceiling as one bare client without latency meets it | {ceiling:,.0f} | |",
-        f"| bare aiohttp loop | {bare:,.0f} | {cpu['bare']:.2f} |",
-        f"| engine, SQLite ledger, limiter on | {engine:,.0f} | {cpu['engine']:.2f} |",
-        f"| engine / bare loop | {engine / bare:.2f} | {cpu['engine'] / cpu['bare']:.1f} |",
-        f"| engine's peak memory, MB | {peak:,.0f} | |",
-    ]
+    options = parser.parse_args()
+    if unknown := [part for part in options.parts if part not in PARTS]:
+        parser.error(f"there is no part {', '.join(unknown)}; there are: {', '.join(PARTS)}")
+    names = [name for name in PARTS if name in (options.parts or PARTS)]
+    console = Console(stderr=True)
+    began = time.monotonic()
 
+    def say(text: str) -> None:
+        console.print(f"{time.monotonic() - began:6.1f} s  {text}", markup=False, highlight=False)
 
-def _limited_lines(limited: list[limiter.Limited]) -> list[str]:
-    first = limited[0]
-    lines = [
-        f"Strict limit of {limiter.PER_MINUTE:,} requests/min with a bucket of {limiter.BUCKET}, "
-        f"{first.requests + first.refused} requests from 4 processes on one key.",
-        "",
-        "| what | answered | 429s | seconds | ideal | used |",
-        "|---|---|---|---|---|---|",
-    ]
-    for turn, run in enumerate(limited, 1):
-        lines.append(
-            f"| round {turn} | {run.requests} | {run.refused} | {run.wall_s:.2f} "
-            f"| {run.ideal_s:.2f} | {run.used:.1%} |"
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        scratch = Path(name)
+        wanted = (FLOOR, *PEERS) if _WITH_PEERS & set(names) else ()
+        say("environments of the peers")
+        clients, missing = peer_clients(scratch / "home", wanted)
+        floor = next((client for client in clients if client.peer is FLOOR), None)
+        bench = Bench(
+            scratch=scratch,
+            floor=floor,
+            ours=own(),
+            peers=[client for client in clients if client is not floor],
+            missing=missing,
+            quick=options.quick,
+            say=say,
         )
-    return lines
+        parts = [PARTS[part](bench) for part in names]
+        page = _page(parts, bench, names, time.monotonic() - began)
+    Console().print(Markdown(page))
+    if not options.quick:
+        _RESULTS.write_text(page, encoding="utf-8")
+        say(f"written to {_RESULTS.name}")
 
 
-def _page(lines: list[str]) -> str:
+def _page(parts: Sequence[Part], bench: Bench, names: Sequence[str], took_s: float) -> str:
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
-    return "\n".join(
-        [
-            "# Benchmark results",
-            "",
-            "Written by `make bench`; ratios within one run mean more than the figures alone.",
-            "",
-            f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, load at the end {load}.",
-            "",
-            *lines,
-            "",
-        ]
-    )
-
-
-def _folder(parent: Path, name: str) -> Path:
-    folder = parent / name
-    folder.mkdir()
-    return folder
+    chosen = "" if len(names) == len(PARTS) else " " + " ".join(names)
+    compared = [client.title for client in (bench.floor, *bench.peers) if client is not None]
+    lines = [
+        "# Benchmark results",
+        "",
+        f"Written by `python -m benchmarks{chosen}` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC in "
+        f"{took_s / 60:.0f} minutes. Machine: {machine}; load at the end {load}. Ratios within one "
+        "run mean more than the figures alone.",
+        "",
+        f"Ours is batch-pipeline {version('batch-pipeline')} (in bold) with SQLite ledger, limiter "
+        "and budget on, as a run of the pipeline has them.",
+    ]
+    if compared:
+        lines.append(
+            f"Compared with: {', '.join(compared)}; each in an environment of its own, with its "
+            "own retries (10), its own limiter and cache where it has them, and nothing sent home. "
+            "All of them send the same prompts to the same simulator on this machine, over "
+            "OpenAI's Chat Completions. `aiohttp` is a bare loop without retries: the floor."
+        )
+    lines.append("")
+    if bench.missing:
+        lines += ["Could not be installed, and so not measured:", ""]
+        lines += [f"- {title}: {why}" for title, why in bench.missing.items()]
+        lines.append("")
+    for part in parts:
+        lines += [f"## {part.heading}", "", *part.lines]
+    text = "\n".join(lines)
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text.rstrip() + "\n"
 
 
 if __name__ == "__main__":

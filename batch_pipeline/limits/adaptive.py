@@ -124,6 +124,8 @@ class Pacer:
         Returns:
             A change, when nothing was refused for long enough to try a higher rate.
         """
+        if self._rate is None and shared_rate is not None:
+            return self._adopt(now, shared_rate)
         # Who waits for turns all the time knows how many the others took meanwhile.
         weight = 1.0
         if shared_rate is not None and self._rate is not None:
@@ -197,6 +199,15 @@ class Pacer:
 
     def _quiet_s(self, rate: float) -> float:
         return min(self._max_pause_s, max(1.0 / rate, self._refusal_s))
+
+    def _adopt(self, now: float, shared_rate: float) -> Change:
+        """Start from what another process found."""
+        self._sent_at = now
+        self._taken += 1.0
+        self._older = self._newer = self._last = _Mark(now, self._taken)
+        self._rate = self._base = shared_rate
+        self._gap_s = 1.0 / shared_rate
+        return Change(None, shared_rate, "another process met the limit")
 
     def _remember(self, now: float) -> None:
         """Keep the moments when half as many and a quarter as many calls had been sent."""
