@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -86,6 +87,7 @@ class Caller:
         self._clock = state.clock
         self._attempt_count = 0
         self._request_count = 0
+        self._ready: deque[asyncio.Future[None]] = deque()
         self._room = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._settled_one = asyncio.Event()
@@ -398,10 +400,10 @@ class Caller:
         left = ticket.go_at - self._clock.now()
         if left > 0:
             await self._clock.sleep(left)
+        await self._wire_slot()
         flight = Flight(
             attempt_id, pack, upstream, ticket, built.call, attempt.worst_nano, self._clock.now()
         )
-        self._state.in_flight += 1
         self._note_changes(upstream, upstream.sending(flight.began))
         wire: WireReply | None = None
         try:
@@ -413,9 +415,34 @@ class Caller:
             self._failed(flight, error, wire)
             return error
         finally:
-            self._state.in_flight -= 1
+            self._leave_wire()
         self._answered(flight, wire)
         return self._settle_reply(flight, reply, wire)
+
+    async def _wire_slot(self) -> None:
+        """Wait until one more call may be on the wire, and count it."""
+        state = self._state
+        if state.in_flight < state.wire_limit and not self._ready:
+            state.in_flight += 1
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ready.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._leave_wire()
+            raise
+
+    def _leave_wire(self) -> None:
+        state = self._state
+        state.in_flight -= 1
+        while self._ready and state.in_flight < state.wire_limit:
+            waiter = self._ready.popleft()
+            if not waiter.done():
+                # The place is taken from here on, not when the waiter gets to run.
+                state.in_flight += 1
+                waiter.set_result(None)
 
     async def _turn(self, upstream: Upstream, input_tokens: int, count: int) -> Ticket | None:
         """Wait at the gate for a slot and a turn; None when there is none to be had now."""

@@ -67,6 +67,12 @@ _MAX_QUEUED_PACKS = 256
 _EXPECTED_SHARE_OF_BOUND = 0.6
 _REPORT_S = 2.0
 
+_AHEAD = 0.25
+"""While a call is written ahead, nothing of it is on the wire: so many more workers make good for
+the time that takes."""
+
+_UNPACED_PER_S = 100.0
+
 
 class LeaseLostError(BatchPipelineError):
     """This run's own lease ran out: another run may ask the same questions, so this one stops."""
@@ -274,14 +280,19 @@ class Engine:
             self._raise_broken()
 
     def _wanted_workers(self) -> int:
-        """Requests that may be in flight: what was given, or what the upstreams bear."""
-        limits = [
-            one.concurrency.limit
-            for one in self._known
-            if one.concurrency is not None and not one.dead
-        ]
+        """Workers for the calls that may be on the wire, and some to write the next ones ahead.
+
+        Where calls are paced there is time enough to write ahead, and who is ready too early would
+        only be late for its turn.
+        """
+        live = [one for one in self._known if not one.dead]
+        limits = [one.concurrency.limit for one in live if one.concurrency is not None]
         most = self._job.settings.workers
-        return min(most, max(limits)) if limits else most
+        wire = min(most, max(limits)) if limits else most
+        self._state.wire_limit = wire
+        rates = [one.gate.requests_per_s for one in live]
+        paced = any(rate is not None and rate < _UNPACED_PER_S for rate in rates)
+        return wire if paced else wire + int(wire * _AHEAD)
 
     def _hire(self) -> None:
         """Start workers until there are as many as wanted; they leave by themselves."""

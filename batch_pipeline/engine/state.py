@@ -51,6 +51,7 @@ class RunState:
         tally: what the run did so far.
         total: rows of its chunks.
         in_flight: calls on the wire.
+        wire_limit: how many may be there.
         note: what it waits for, for people.
         members: open questions by cache key.
         put_off: packs to be asked once more, because of an outage.
@@ -81,6 +82,7 @@ class RunState:
         self.tally = Tally()
         self.total = 0
         self.in_flight = 0
+        self.wire_limit = job.settings.workers
         self.note = ""
         self.members: dict[str, Member] = {}
         self.put_off: list[list[Member]] = []

@@ -26,6 +26,7 @@ _DEPTH = 2.0
 _STEEP = 1.5
 _STEP = 1.02
 _REACH = 1.6
+_REACH_TOGETHER = 1.15
 _FALL = 0.97
 _DOUBT = 0.7
 _COLLAPSE = 0.25
@@ -34,7 +35,7 @@ _MAX_SHARERS = 64.0
 
 _HEADROOM = 1.25
 _USED = 0.8
-_ASSUMED_LATENCY_S = 10.0
+_ASSUMED_LATENCY_S = 1.0
 _LATENCIES = 64
 _LATENCIES_PER_LOOK = 16
 _HOLD_S = 1.0
@@ -124,7 +125,7 @@ class Pacer:
         Returns:
             A change, when nothing was refused for long enough to try a higher rate.
         """
-        if self._rate is None and shared_rate is not None:
+        if shared_rate is not None and shared_rate * _STEP < (self._base or math.inf):
             return self._adopt(now, shared_rate)
         # Who waits for turns all the time knows how many the others took meanwhile.
         weight = 1.0
@@ -141,10 +142,12 @@ class Pacer:
             self._remember(now)
             return None
         self._turns += weight
-        return self._climb()
+        return self._climb(_REACH if shared_rate is None else _REACH_TOGETHER)
 
-    def paused(self, until: float) -> None:
-        """Somebody paused this key until then: no turns are taken meanwhile."""
+    def paused(self, now: float, until: float) -> None:
+        """Somebody paused this key until then; what is refused of before belongs to that volley."""
+        if until > self._paused_until:
+            self._changed_at = now
         self._paused_until = max(self._paused_until, until)
 
     def refused(self, now: float, sent_at: float, retry_after_s: float | None) -> Change | None:
@@ -179,13 +182,15 @@ class Pacer:
         if before is None:
             rate, reason = self._first_guess(now, here)
         else:
+            if self._weight > _STEEP:
+                # Together the lowest rate was driven, not this one.
+                before = min(before, 1.0 / self._gap_s)
             rate, reason = self._measure(before, here)
         self._last = here
-        self._rate = self._base = rate
-        self._turns = 0.0
-        self._gap_s = 1.0 / rate
-        self._changed_at = now
+        self._start_from(now, rate)
         self._pause_s = self._quiet_s(rate) if retry_after_s is None else retry_after_s
+        # As long as a refusal takes to arrive, or a storm would not be noticed.
+        self._pause_s = max(self._pause_s, min(self._refusal_s, self._max_pause_s))
         self._patience = math.sqrt(max(1.0, self._pause_s * rate))
         return Change(before, rate, reason)
 
@@ -198,16 +203,31 @@ class Pacer:
         return self._pause_s
 
     def _quiet_s(self, rate: float) -> float:
-        return min(self._max_pause_s, max(1.0 / rate, self._refusal_s))
+        return min(self._max_pause_s, 1.0 / rate)
 
     def _adopt(self, now: float, shared_rate: float) -> Change:
-        """Start from what another process found."""
+        """Start again from what another process found."""
+        before = self._rate
+        if before is None:
+            self._older = self._newer = self._last = _Mark(now, self._taken)
+        else:
+            self._grow_surer(shared_rate)
+        self._taken += self._weight
         self._sent_at = now
-        self._taken += 1.0
-        self._older = self._newer = self._last = _Mark(now, self._taken)
-        self._rate = self._base = shared_rate
-        self._gap_s = 1.0 / shared_rate
-        return Change(None, shared_rate, "another process met the limit")
+        self._start_from(now, shared_rate)
+        return Change(before, shared_rate, "another process met the limit")
+
+    def _start_from(self, now: float, rate: float) -> None:
+        self._rate = self._base = rate
+        self._turns = 0.0
+        self._gap_s = 1.0 / rate
+        self._changed_at = now
+
+    def _grow_surer(self, rate: float) -> None:
+        """Figures that agree make the rate surer, and the next climb gentler."""
+        agree = 1.0 / _STEEP < rate / self._base < _STEEP
+        self._window = min(_WINDOW, 2.0 * self._window) if agree else self._window / 2.0
+        self._window = max(_FIRST_WINDOW, self._window)
 
     def _remember(self, now: float) -> None:
         """Keep the moments when half as many and a quarter as many calls had been sent."""
@@ -233,7 +253,8 @@ class Pacer:
             self._in_vain += 1
             self._window = _MIN_WINDOW
             self._older = self._newer = here
-            fall = _COLLAPSE if self._in_vain > 1 else _DOUBT
+            alone = self._weight < _STEEP
+            fall = _COLLAPSE if self._in_vain > 1 and alone else _DOUBT
             return before * fall, "429 again, nothing accepted in between"
         self._in_vain = 0
         accepted, seconds = _between(self._last, here)
@@ -247,13 +268,10 @@ class Pacer:
             if here.taken - self._newer.taken >= _WINDOW / 2.0:
                 self._older, self._newer = self._newer, here
             rate = max(rate, before * _COLLAPSE)
-        # Figures that agree make it surer, and the next climb gentler.
-        agree = 1.0 / _STEEP < rate / self._base < _STEEP
-        self._window = min(_WINDOW, 2.0 * self._window) if agree else self._window / 2.0
-        self._window = max(_FIRST_WINDOW, self._window)
+        self._grow_surer(rate)
         return rate, f"429: {accepted:.0f} calls were accepted in {seconds:.2f} s"
 
-    def _climb(self) -> Change | None:
+    def _climb(self, reach: float) -> Change | None:
         rate = self._rate
         assert rate is not None
         # Turns whose refusal may still be on its way prove nothing.
@@ -263,7 +281,7 @@ class Pacer:
         share = proven / (self._window * self._patience)
         higher = self._base * (1.0 + share**3 / self._window)
         # Held down by other processes, or short of work: what was not tried is not known to be good.
-        higher = min(higher, _REACH / self._gap_s)
+        higher = min(higher, reach / self._gap_s)
         if higher < rate * _STEP:
             return None
         self._rate = higher
@@ -309,8 +327,8 @@ class Concurrency:
         target = self._target(rate)
         if target < self._limit:
             return self._move(target, self._why(rate))
-        if self._latency_s == 0.0:
-            # Turns are paced, so nothing bursts.
+        if self._latency_s == 0.0 and self._peak == 0:
+            # Known from the start: turns are paced, so nothing bursts.
             return self._move(target, self._why(rate))
         return None
 

@@ -91,7 +91,8 @@ class OpenAICodec:
         model = wire.as_text(data.get("model"))
         cost = self._cost(data)
         reason = wire.as_text(choice.get("finish_reason"))
-        refusal = wire.redact(wire.as_text(message.get("refusal")))
+        words = wire.as_text(message.get("refusal"))
+        refusal = wire.redact(words) if words else ""
         if refusal or reason == "content_filter":
             refusal = refusal or "The provider's content filter stopped the answer."
             return Reply("", Finish.REFUSAL, usage, model, cost, request_id, refusal)

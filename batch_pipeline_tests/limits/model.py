@@ -195,7 +195,7 @@ class Model:
             self._epoch += 1
             self._paused_until = self._free_at = until
         for other in self.processes:
-            other.pacer.paused(self._paused_until)
+            other.pacer.paused(self._now, self._paused_until)
         self._acquire(process)
 
     def _answer(self, process: Process, sent_at: float) -> None:
