@@ -10,6 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
+_MOST_WORKERS = 10_000
+_LEAST_USD = 0.000001
+
+
+def _workers(text: str) -> str:
+    """Refuse what is neither a number of requests nor `auto`, before anything is read."""
+    given = text.strip().lower()
+    if given != "auto" and not (given.isdecimal() and 1 <= int(given) <= _MOST_WORKERS):
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number from 1 to 10,000.")
+    return given
+
+
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
 ]
@@ -50,21 +62,37 @@ Route = Annotated[
 ]
 Workers = Annotated[
     str | None,
-    typer.Option("--workers", metavar="N|auto", help="Requests in flight at once, or `auto`."),
+    typer.Option(
+        "--workers",
+        metavar="N|auto",
+        parser=_workers,
+        help="Requests in flight at once; `auto` follows the limits and the servers.",
+    ),
 ]
 Budget = Annotated[
     float | None,
-    typer.Option("--budget", metavar="USD", help="What all runs of the batch may cost together."),
+    typer.Option(
+        "--budget",
+        metavar="USD",
+        min=_LEAST_USD,
+        help="What all runs of the batch may cost together.",
+    ),
 ]
 DailyBudget = Annotated[
     float | None,
-    typer.Option("--daily-budget", metavar="USD", help="What the workload may cost in a day."),
+    typer.Option(
+        "--daily-budget",
+        metavar="USD",
+        min=_LEAST_USD,
+        help="What the workload may cost in a day (UTC).",
+    ),
 ]
 ProviderDailyBudget = Annotated[
     float | None,
     typer.Option(
         "--provider-daily-budget",
         metavar="USD",
+        min=_LEAST_USD,
         help="What may be spent with each provider in a day, by all workloads.",
     ),
 ]

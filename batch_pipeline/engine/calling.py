@@ -90,6 +90,7 @@ class Caller:
         self._ready: deque[asyncio.Future[None]] = deque()
         self._room = asyncio.Lock()
         self._looking = asyncio.Lock()
+        self._early_look: asyncio.Future[None] | None = None
         self._settled_one = asyncio.Event()
         self.short: Short | None = None
 
@@ -174,6 +175,17 @@ class Caller:
             )
             await self._state.wait(min(choice.wait_s, _CHOICE_POLL_S))
         return None
+
+    def look_ahead(self) -> None:
+        """There will be calls: look at the keys meanwhile."""
+        if self._settings.check_keys and self._early_look is None:
+            self._early_look = asyncio.ensure_future(self._look_at_keys())
+
+    async def close(self) -> None:
+        """End what nobody waits for any more."""
+        if self._early_look is not None:
+            self._early_look.cancel()
+            await asyncio.gather(self._early_look, return_exceptions=True)
 
     async def _look_at_keys(self) -> None:
         """Ask, without spending, whether keys and models are good, all upstreams at once."""
@@ -263,7 +275,8 @@ class Caller:
             if all(one.dead or one.quota_until > now for one in self._upstreams):
                 self._state.stop_for_good(message)
             return
-        await upstream.gate.pause(pause, error.message)
+        if pause > 0:
+            await upstream.gate.pause(pause, error.message)
 
     async def _back_off(
         self, upstream: Upstream, trip: Trip, route: Route, error: ProviderError
@@ -388,7 +401,7 @@ class Caller:
         attempt_id = f"{self._state.owner.owner_id}-{self._attempt_count}"
         attempt = self._new_attempt(attempt_id, pack, trip, upstream, built, ticket)
         admission = await self._state.writer.post(ADMIT, attempt)
-        upstream.gate.learn(admission.pause)
+        upstream.learn_pause(admission.pause, self._clock.now())
         if not admission.admitted:
             upstream.gate.give_up(ticket)
             return admission.short

@@ -164,16 +164,18 @@ class Engine:
         heart: asyncio.Task[None] | None = None
         reporter: asyncio.Task[None] | None = None
         try:
-            await self._writer.post(HEARTBEAT, self._owner)
-            await self._writer.post(BURY_DEAD, this_host())
-            await self._record("running")
+            # Posted together: one commit.
+            await asyncio.gather(
+                self._writer.post(HEARTBEAT, self._owner),
+                self._writer.post(BURY_DEAD, this_host()),
+                self._record("running"),
+            )
             state.log.event("run started", models=[one.label for one in self._route])
             heart = asyncio.create_task(self._beat())
             heart.add_done_callback(self._heart_stopped)
-            await self._open_gates()
+            await asyncio.gather(self._open_gates(), self._derive_what_was_paid())
             reporter = asyncio.create_task(self._report())
             reporter.add_done_callback(self._heart_stopped)
-            await self._derive_what_was_paid()
             await self._work()
         except asyncio.CancelledError:
             state.interrupted = True
@@ -195,8 +197,10 @@ class Engine:
             error=state.broken,
         )
         try:
-            await self._record(done.status, done.message, summary=_summary(done))
-            await self._writer.post(RETIRE, self._owner.owner_id)
+            await asyncio.gather(
+                self._record(done.status, done.message, summary=_summary(done)),
+                self._writer.post(RETIRE, self._owner.owner_id),
+            )
         except Exception as error:
             # The ledger is gone: its lease runs out by itself. Say so unless something else already
             # stopped the run.
@@ -259,8 +263,7 @@ class Engine:
         )
 
     async def _open_gates(self) -> None:
-        for upstream in self._known:
-            await upstream.gate.open()
+        await asyncio.gather(*(upstream.gate.open() for upstream in self._known))
 
     async def _work(self) -> None:
         self._hire()
@@ -274,6 +277,7 @@ class Engine:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            await self._caller.close()
             await self._state.commit_all()
             for upstream in self._known:
                 await upstream.gate.close()
@@ -552,6 +556,7 @@ class Engine:
             fresh.append(member)
         if not fresh:
             return
+        self._caller.look_ahead()
         mine: set[str] = set()
         results: dict[str, StoredResult] = {}
         for route, keys in _keys_by_route(fresh).items():

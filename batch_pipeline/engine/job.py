@@ -6,6 +6,7 @@ does not: the running (engine.py, thread.py).
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,7 +166,7 @@ class Tally:
     cost_nano: float = 0.0
     lost_nano: float = 0.0
     rate_wait_s: float = 0.0
-    latencies_s: list[float] = field(default_factory=list)
+    latencies_s: array[float] = field(default_factory=lambda: array("f"))
     errors: dict[str, int] = field(default_factory=dict)
 
     def add_usage(self, usage: Usage, cost_nano: float, share: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from batch_pipeline.clock import Clock
 from batch_pipeline.engine.breaker import Breaker
 from batch_pipeline.engine.job import Endpoint, RunSettings, Spending
-from batch_pipeline.ledger.calls import Owner, PauseKey
+from batch_pipeline.ledger.calls import Owner, PauseKey, PauseState
 from batch_pipeline.ledger.spend import Account, Budget, Scope
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.limits.adaptive import Change, Concurrency, Pacer
@@ -151,6 +151,13 @@ class Upstream:
             changes.append(self.concurrency.follow(now, self.gate.requests_per_s))
         return changes
 
+    def learn_pause(self, pause: PauseState, now: float) -> None:
+        """Take note of the pause that an admission told of; another process may have made it."""
+        self.gate.learn(pause)
+        paused_s = self.gate.paused_s()
+        if paused_s and self._pacer is not None:
+            self._pacer.paused(now, now + paused_s)
+
     def served(self, now: float, sent_at: float) -> list[Change | None]:
         """The call was answered."""
         self.in_flight -= 1
@@ -166,7 +173,7 @@ class Upstream:
         if self._pacer is not None:
             change = self._pacer.refused(now, sent_at, retry_after_s)
             self.pause_s = self._pacer.pause_s()
-            self._pacer.paused(now + self.pause_s)
+            self._pacer.paused(now, now + self.pause_s)
             self._pace(change)
             changes.append(change)
         if self.concurrency is not None:

@@ -22,14 +22,26 @@ _FIRST_WINDOW = 8.0
 """What the first guess is worth: the bucket's depth and other processes are in it."""
 
 _MIN_WINDOW = 3.0
+
 _DEPTH = 2.0
+"""What a shallow bucket makes good of a pause, in calls."""
+
 _STEEP = 1.5
+"""From here on two rates are not the same."""
+
 _STEP = 1.02
-_REACH = 1.6
-_REACH_TOGETHER = 1.15
+"""The least rise that is worth telling the other processes."""
+
 _FALL = 0.97
 _DOUBT = 0.7
 _COLLAPSE = 0.25
+"""How far the rate falls on a refusal at least; when nothing was accepted since the last one; at
+most, and when that happens again."""
+
+_REACH = 1.6
+_REACH_TOGETHER = 1.15
+"""How far above the rate that was really driven it may climb, alone and with other processes."""
+
 _FORGET = 0.9
 _MAX_SHARERS = 64.0
 
@@ -134,7 +146,7 @@ class Pacer:
             weight = min(max((now - quiet_since) * shared_rate, 1.0), _MAX_SHARERS)
         if self._rate is not None:
             gap_s = now - max(self._sent_at, min(self._paused_until, now))
-            self._gap_s += (gap_s / weight - self._gap_s) / 4.0
+            self._gap_s += (gap_s / weight - self._gap_s) * min(1.0, weight / 4.0)
         self._weight += (weight - self._weight) / 8.0
         self._sent_at = now
         self._taken += weight
@@ -195,10 +207,10 @@ class Pacer:
         return Change(before, rate, reason)
 
     def pause_s(self) -> float:
-        """How long everybody should pause after the refusal just told.
+        """How long everybody should pause after the refusal just told; 0 is no further pause.
 
-        The provider's Retry-After where it gave one; else two intervals of the new rate, which
-        quadruple with the rate's fall while nothing is accepted between two refusals.
+        The provider's Retry-After where it gave one; else one interval of the new rate, which
+        quadruples while nothing is accepted between two refusals.
         """
         return self._pause_s
 
@@ -280,7 +292,7 @@ class Pacer:
             return None
         share = proven / (self._window * self._patience)
         higher = self._base * (1.0 + share**3 / self._window)
-        # Held down by other processes, or short of work: what was not tried is not known to be good.
+        # Held down by others, or short of work: what was not tried is not known to be good.
         higher = min(higher, reach / self._gap_s)
         if higher < rate * _STEP:
             return None

@@ -100,6 +100,161 @@ class ModelUse(_Part):
     lost_cost_usd: float = Field(description="Worst case of its lost attempts, in USD.")
     priced: bool = Field(description="False: no price is known, so its cost counts as 0.")
     latency: Latency = Field(description="Its latency.")
+    attempts_answered: int = Field(
+        description="Of its attempts, those that brought a reply to read; this and the next five "
+        "add up to `attempts`."
+    )
+    attempts_rate_limited: int = Field(description="Those refused for a rate limit (HTTP 429).")
+    attempts_server_error: int = Field(description="Those answered with HTTP 5xx.")
+    attempts_timed_out: int = Field(description="Those without a reply in time.")
+    attempts_other_error: int = Field(
+        description="Those that went wrong otherwise: no connection, a refused key, a cut reply, "
+        "a process that died."
+    )
+    attempts_in_flight: int = Field(description="Those not known to have ended.")
+    first_sent_at: datetime | None = Field(description="Its first attempt (UTC); null: none.")
+    last_sent_at: datetime | None = Field(description="Its last attempt (UTC); null: none.")
+
+
+class FallbackCause(_Part):
+    """Why rows were not answered by a model that their route names earlier."""
+
+    model: str = Field(description="The model that was to answer.")
+    kind: Literal["key", "account", "model", "refused", "rate_limited", "no_answer", "not_called"] = (
+        Field(
+            description="`key`: it refused the key; `account`: no credit or quota left; `model`: "
+            "it does not know the model; `refused`: it refused every call otherwise; "
+            "`rate_limited`; `no_answer`: errors, timeouts, unreadable replies; `not_called`."
+        )
+    )
+    attempts: int = Field(description="Attempts that failed for it.")
+    first_at: datetime | None = Field(description="The first of them ended then (UTC).")
+    last_at: datetime | None = Field(description="The last of them ended then (UTC).")
+    error: str = Field(description="One of its errors (the first 300 characters).")
+
+
+class Fallback(_Part):
+    """Rows that a model further down their route answered."""
+
+    rows: int = Field(description="How many.")
+    model: str = Field(description="The model that answered them.")
+    causes: list[FallbackCause] = Field(description="The models before it, and what was wrong.")
+    text: str = Field(description="All this in one sentence.")
+
+
+class BudgetUse(_Part):
+    """A budget that the runs of this batch keep to, and what is used of it."""
+
+    scope: Literal["batch", "workload", "provider"] = Field(
+        description="Whose spend it bounds; that of `workload` and `provider` holds for a day and "
+        "over all batches."
+    )
+    name: str = Field(description="The batch, workload or provider.")
+    day: str | None = Field(description="The day (YYYY-MM-DD, in its reset zone); null: none.")
+    limit_usd: float = Field(description="The budget in USD.")
+    settled_usd: float = Field(description="Paid, in USD.")
+    lost_usd: float = Field(description="Worst case of lost calls, in USD.")
+    reserved_usd: float = Field(description="Worst case of calls in flight, in USD.")
+    used_share: float = Field(description="(settled + lost) / limit.")
+
+
+class Money(_Part):
+    """What was paid for this batch, what may have been, and what bounds it."""
+
+    settled_usd: float = Field(description="Cost of the attempts that came back, in USD.")
+    settled_calls: int = Field(description="How many came back.")
+    lost_usd: float = Field(
+        description="Worst case of calls whose reply never came, in USD, until "
+        "`batch-pipeline reconcile` replaces it by what was billed."
+    )
+    lost_calls: int = Field(description="How many such calls.")
+    reserved_usd: float = Field(description="Worst case of calls in flight now, in USD.")
+    reserved_calls: int = Field(description="How many are in flight now.")
+    reconciled_usd: float = Field(
+        description="Of `settled_usd`, lost calls whose cost was reconciled."
+    )
+    reconciled_calls: int = Field(description="How many such calls.")
+    budgets: list[BudgetUse] = Field(
+        description="Budgets by the settings of the last run, and what is used of them now."
+    )
+
+
+class CacheUse(_Part):
+    """What the provider's prompt cache did for one model."""
+
+    model: str = Field(description="`provider/model`.")
+    input_tokens: int = Field(description="All prompt tokens.")
+    cached_tokens: int = Field(description="Of these, read from the cache.")
+    write_tokens: int = Field(description="Of these, written to the cache.")
+    saved_usd: float | None = Field(
+        description="Cost with every prompt token at the fresh price, minus cost as it was, in "
+        "USD; negative where writes cost more than reads saved; null: no price is known."
+    )
+
+
+class PromptCache(_Part):
+    """What providers' prompt caches did for this batch."""
+
+    input_tokens: int = Field(description="All prompt tokens.")
+    cached_tokens: int = Field(description="Of these, read from a cache.")
+    write_tokens: int = Field(description="Of these, written to a cache.")
+    share: float | None = Field(description="cached / input; null: no prompt tokens.")
+    hits: int = Field(description="Attempts that read from a cache.")
+    saved_usd: float | None = Field(
+        description="Sum over models whose price is known; null: no cache was used, or no price is "
+        "known."
+    )
+    models: list[CacheUse] = Field(description="By model, those that used a cache.")
+
+
+class EstimateLine(_Part):
+    """One figure: as estimated, and as it came."""
+
+    name: Literal[
+        "requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd", "seconds"
+    ] = Field(description="Which figure.")
+    low: float | None = Field(description="The least it should come to; null: not estimated.")
+    expected: float | None = Field(description="What it should come to; null: unknown.")
+    worst: float | None = Field(description="The most it should come to; null: not estimated.")
+    actual: float = Field(description="What it came to, over all runs.")
+    deviation_percent: float | None = Field(
+        description="(actual - expected) / expected, in percent; null while rows are pending, or "
+        "where nothing was expected."
+    )
+
+
+class EstimateCheck(_Part):
+    """The estimate that was made for this batch, beside what the batch took."""
+
+    route: str = Field(description="The route of both.")
+    made: str = Field(description="When it was made: `ingest`, or `sample` after a sample run.")
+    made_at: datetime = Field(description="The moment (UTC).")
+    rows: int = Field(description="Rows estimated.")
+    to_ask: int = Field(description="Of these, rows that needed a call.")
+    basis: str = Field(description="What it rested on, in words.")
+    bound_by: str = Field(description="What was to bound the time, in words.")
+    complete: bool = Field(description="No row that it counted is pending.")
+    lines: list[EstimateLine] = Field(description="Figure by figure.")
+
+
+class LimitUsed(_Part):
+    """A rate limit that the last run set out with."""
+
+    model: str = Field(description="`provider/model`.")
+    dimension: str = Field(
+        description="`requests`, `input_tokens`, `output_tokens` (per minute), "
+        "`requests_per_day` or `concurrent`."
+    )
+    amount: float = Field(description="The limit.")
+    source: str = Field(description="`user`: a setting of the run; `tier`: the provider's tier.")
+
+
+class Hint(_Part):
+    """Something that would make the next run better."""
+
+    title: str = Field(description="What was found, in short.")
+    text: str = Field(description="The same in a sentence.")
+    next_step: str = Field(description="What a user can do about it.")
 
 
 class AttemptGroup(_Part):
@@ -173,12 +328,18 @@ class RunReport(_Part):
     """One run of the batch."""
 
     run_id: str = Field(description="Its id, in the Dagster UI too.")
-    status: str = Field(description="`running`, `done`, `interrupted`, `stopped` or `crashed`.")
+    status: str = Field(
+        description="`running`, `done`, `interrupted`, `stopped`, `crashed`, `budget` or "
+        "`daily_limit` (what is left waits for more money or another day)."
+    )
     message: str = Field(description="Why it stopped, in words; empty when done.")
     started_at: datetime = Field(description="When it started (UTC).")
     ended_at: datetime | None = Field(description="When it ended (UTC); null: not known to have.")
     settings: dict[str, Any] = Field(description="The settings it used, by their defs.yaml names.")
     counts: RunCounts | None = Field(description="What it did; null until it has ended.")
+    given_up: dict[str, str] = Field(
+        description="Models that it sent nothing more to, and why; empty where it did not say."
+    )
 
 
 class BatchReport(_Part):
@@ -227,6 +388,19 @@ class BatchReport(_Part):
     latency: Latency = Field(description="Latency of this batch's attempts.")
     throughput: Throughput = Field(description="Rows and attempts over time.")
     models: list[ModelUse] = Field(description="By model, the dearest first.")
+    fallbacks: list[Fallback] = Field(
+        description="Rows that were not answered by the first model of their route, and why."
+    )
+    money: Money = Field(description="What was paid, may have been paid, and may be.")
+    prompt_cache: PromptCache = Field(description="What providers' prompt caches saved.")
+    estimate: EstimateCheck | None = Field(
+        description="Estimate against actual; null: none was made, or for another route."
+    )
+    limits: list[LimitUsed] = Field(
+        description="Rate limits of the last run by its settings; what replies taught it is in its "
+        "log."
+    )
+    hints: list[Hint] = Field(description="What would make the next run better.")
     attempts_by_reason: list[AttemptGroup] = Field(
         description="By why they were sent: `first`, `retry`, `re-ask`, `split`."
     )

@@ -103,7 +103,11 @@ class Cli:
 
     def journal(self) -> list[dict[str, Any]]:
         """The attempts that the simulator saw with this key."""
-        return [r for r in self.simulator.journal() if r["key_last4"] == self.key[-4:]]
+        records: list[dict[str, Any]] = []
+        # The session's tests share the simulator, and it answers page by page.
+        while page := self.simulator.journal(len(records)):
+            records += page
+        return [r for r in records if r["key_last4"] == self.key[-4:]]
 
 
 def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:

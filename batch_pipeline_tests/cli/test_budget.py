@@ -1,4 +1,4 @@
-"""A budget on the command line: the words, the exit code, going on, and lost calls settled."""
+"""Budgets and daily limits on the command line: words, exit code, going on, lost calls settled."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ def test_a_budget_ends_the_run_with_code_3_and_a_raised_one_finishes_it(cli: Cli
     paid = sum(entry["price_usd"] for entry in cli.journal())
     assert 0.08 <= paid <= 0.10
 
-    again = cli("retry", first.document["batch"], "--json")
+    again = cli(*run)
     assert again.code == 3, "the budget stays with the batch"
-    assert again.document["outcomes"]["succeeded"] == done
+    words = " ".join((again.out + again.err).split())
+    assert f"budget reached: {done} of 60 rows done" in words and "of 0.10 USD" in words
+    assert "raise the budget and run again" in words
 
     raised = cli("retry", first.document["batch"], "--budget", "5", "--json")
     assert raised.code == 0, raised.err
@@ -56,3 +58,20 @@ def test_what_reconcile_is_told_must_make_sense(cli: Cli, tmp_path: Path) -> Non
     bad.write_text("attempt_id,cost_usd\none,lots\n")
     refused = cli("reconcile", "--from", str(bad))
     assert refused.code == 64 and "'lots'" in refused.err
+
+
+def test_the_requests_of_a_day_end_the_run_with_code_3_and_the_rest_stays_pending(
+    cli: Cli,
+) -> None:
+    model = "google/gemini-3.1-flash-lite"
+    assert cli("limits", "set", model, "--requests-per-day", "2").code == 0
+    table = write_topics(cli.data / "rows.csv", topics(40, "daily"))
+    run = ("run", "roadmaps", "--input", str(table), "--pack", "10", "--rate-limit", "6000")
+    ended = cli(*run, "--json")
+    assert ended.code == 3, ended.err
+    assert ended.document["status"] == "daily_limit"
+    assert f"The 2 requests a day to {model} are used up" in ended.document["message"]
+    assert "run again after" in ended.document["message"]
+    assert (ended.document["outcomes"]["succeeded"], ended.document["pending"]) == (20, 20)
+    assert cli("limits", "set", model, "--requests-per-day", "20").code == 0
+    assert cli(*run, "--json").document["outcomes"]["succeeded"] == 40

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from batch_pipeline.limits.adaptive import Change, Concurrency, Pacer
-
-LOOK_AHEAD_S = 1.0
+from batch_pipeline.limits.reservation import LOOK_AHEAD_S
 
 RetryAfter = Literal["none", "exact", "seconds"]
 _REFUSAL_S = 0.004
