@@ -72,7 +72,7 @@ def _config(job: dict[str, Any]) -> WorkloadConfig:
 def main() -> None:
     """Read the job, ingest, run measured, print the figures."""
     # What is imported when it is first used belongs to the imports here, as it does with the peers.
-    for name in ("uvloop", "genai_prices.data_snapshot"):
+    for name in ("uvloop", "genai_prices.data"):
         importlib.import_module(name)
     job = json.load(sys.stdin)
     folder = Path(job["folder"])

@@ -101,6 +101,9 @@ class Caller:
 
         Members that it answers are finished.
         """
+        opening = self._state.opening
+        if opening is not None and not opening.done():
+            await asyncio.wait([opening])
         self._request_count += 1
         name = f"{self._state.owner.owner_id}-r{self._request_count}"
         trip = Trip(name, parent, reason)
@@ -150,6 +153,9 @@ class Caller:
     async def _next(self, route: Route, trip: Trip) -> Upstream | None:
         """The upstream to call now, after waiting for one; None when there is none."""
         tries = self._settings.transient_tries
+        first = route[0]
+        if first.ready and not trip.tries and not self._state.stopping:
+            return first
         while not self._state.stopping:
             exhausted = [one for one in route if trip.tries.get(one.label, 0) >= tries]
             now = self._clock.now()
@@ -465,10 +471,10 @@ class Caller:
         state.before_send.add(task)
         entered = False
         try:
-            with upstream.waited_for():
-                await gate.enter()
-                entered = True
-                return await gate.acquire(input_tokens, upstream.output_per_item * count)
+            upstream.waiting.add(task)
+            await gate.enter()
+            entered = True
+            return await gate.acquire(input_tokens, upstream.output_per_item * count)
         except BaseException as error:
             if entered:
                 gate.leave()
@@ -484,6 +490,7 @@ class Caller:
             return None
         finally:
             state.before_send.discard(task)
+            upstream.waiting.discard(task)
 
     def _note_changes(self, upstream: Upstream, changes: Sequence[Change | None]) -> None:
         """Log how limits moved, and let more workers start where more may fly."""

@@ -173,7 +173,10 @@ class Engine:
             state.log.event("run started", models=[one.label for one in self._route])
             heart = asyncio.create_task(self._beat())
             heart.add_done_callback(self._heart_stopped)
-            await asyncio.gather(self._open_gates(), self._derive_what_was_paid())
+            # Rows are read and looked up meanwhile; only a call waits for its gate.
+            state.opening = asyncio.create_task(self._open_gates())
+            state.opening.add_done_callback(self._heart_stopped)
+            await self._derive_what_was_paid()
             reporter = asyncio.create_task(self._report())
             reporter.add_done_callback(self._heart_stopped)
             await self._work()
@@ -182,7 +185,7 @@ class Engine:
         except Exception as error:
             state.broken = error
         finally:
-            for task in (heart, reporter):
+            for task in (heart, reporter, state.opening):
                 if task is not None:
                     task.cancel()
         tally = state.tally

@@ -61,6 +61,7 @@ class RunState:
         left_behind: why some rows cannot be asked although others can.
         ran_out: why what is left must wait: `budget` or `daily_limit`, and the same in words.
         broken: what went wrong with the engine or the ledger.
+        opening: ends when the gates are open.
         on_capacity: called when more calls may be in flight.
     """
 
@@ -92,6 +93,7 @@ class RunState:
         self.left_behind = ""
         self.ran_out: tuple[str, str] | None = None
         self.broken: BaseException | None = None
+        self.opening: asyncio.Task[None] | None = None
         self.on_capacity: Callable[[], None] = _nothing
         self.commits: set[asyncio.Future[Any]] = set()
 

@@ -7,8 +7,7 @@ not: calling (calling.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +40,7 @@ class Upstream:
         least_input: fewest prompt tokens that a reply billed; 0 before the first one.
         fixed_tokens: estimated prompt tokens of a request without any row; None before the first.
         concurrency: how many calls may be in flight, where that is adaptive.
+        waiting: tasks that wait at the gate.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Upstream:
         # A rate that somebody gave is kept to; one that nobody knows is found.
         self._pacer = Pacer() if endpoint.rates.requests is None else None
         self.in_flight = 0
-        self._waiting: set[asyncio.Task[Any]] = set()
+        self.waiting: set[asyncio.Task[Any]] = set()
         self.dead = ""
         self.quota_until = 0.0
         self.quota_why = ("daily_limit", "")
         self.output_per_item = output_per_item
-        self.looked = False
+        self.looked = not settings.check_keys
         self.answered = False
         self.refused_alone = 0
         self.least_input = 0
@@ -112,18 +112,18 @@ class Upstream:
         if usage.input_tokens and (not self.least_input or usage.input_tokens < self.least_input):
             self.least_input = usage.input_tokens
 
-    # ---- who waits for it ----
+    # ---- whether it may be called ----
 
-    @contextmanager
-    def waited_for(self) -> Iterator[None]:
-        """The current task waits at the gate; `send_on` wakes it by cancelling it."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._waiting.add(task)
-        try:
-            yield
-        finally:
-            self._waiting.discard(task)
+    @property
+    def ready(self) -> bool:
+        """Nothing at all stands in the way of a call."""
+        return (
+            self.looked
+            and not self.dead
+            and not self.quota_until
+            and self.breaker.state == "closed"
+            and self.gate.paused_s() <= 0
+        )
 
     @property
     def is_left(self) -> bool:
@@ -132,9 +132,9 @@ class Upstream:
 
     def send_on(self) -> None:
         """Whoever waits for this upstream should choose again."""
-        for task in self._waiting:
+        for task in self.waiting:
             task.cancel()
-        self._waiting.clear()
+        self.waiting.clear()
 
     # ---- what the server says of its limits ----
 

@@ -48,6 +48,9 @@ class Transport:
         self._max_reply_bytes = max_reply_bytes
         self._session: aiohttp.ClientSession | None = None
         self._proxies: dict[str, str | None] = {}
+        # A run calls few addresses with few timeouts: made once each.
+        self._urls: dict[str, URL] = {}
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
 
     async def __aenter__(self) -> Self:
         # limit=0: how many calls fly is the limiter's decision
@@ -110,7 +113,15 @@ class Transport:
     ) -> WireReply:
         if self._session is None:
             raise RuntimeError("Transport is used outside its `async with` block")
-        url = URL(address)
+        url = self._urls.get(address)
+        if url is None:
+            url = self._urls[address] = URL(address)
+        timeout = self._timeouts.get(timeout_s)
+        if timeout is None:
+            # connecting ends well before the whole: what ends later had been sent
+            timeout = self._timeouts[timeout_s] = aiohttp.ClientTimeout(
+                total=timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s / 2)
+            )
         try:
             async with self._session.request(
                 method,
@@ -119,10 +130,7 @@ class Transport:
                 headers=call_headers,
                 allow_redirects=False,
                 proxy=self._proxy(url),
-                # connecting ends well before the whole: what ends later had been sent
-                timeout=aiohttp.ClientTimeout(
-                    total=timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s / 2)
-                ),
+                timeout=timeout,
             ) as response:
                 body = await self._read(response)
                 headers = {name.lower(): value for name, value in response.headers.items()}
@@ -151,6 +159,14 @@ class Transport:
         return _without_key(WireReply(status, headers, body), call_headers)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        length = response.content_length
+        if (
+            length is not None
+            and length <= self._max_reply_bytes
+            and "content-encoding" not in response.headers
+        ):
+            # its size is known and small enough
+            return await response.read()
         chunks: list[bytes] = []
         size = 0
         async for chunk in response.content.iter_any():

@@ -1,12 +1,31 @@
-"""What a user can do about rows that did not succeed, by class of error.
+"""What a user can do: about rows that did not succeed, and for the next run.
 
-What belongs here: the words. What does not: counting (build.py), showing.
+What belongs here: the words, and when they are due. What does not: counting (build.py), showing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from batch_pipeline.ledger.batches import INPUT_ERROR
 from batch_pipeline.providers.base import ErrorKind
+from batch_pipeline.reports.model import BatchReport, FallbackCause, Hint
+from batch_pipeline.reports.words import (
+    ESTIMATE_NAMES,
+    duration,
+    figure,
+    money,
+    percent,
+    plural,
+)
+
+ENOUGH_TO_CACHE = 1_024
+"""Tokens from which providers keep a repeated beginning of prompts."""
+
+_ENOUGH_CALLS = 20
+_MUCH_RATE_LIMITED = 0.05
+_MUCH_TIMED_OUT = 0.02
+_FAR_OFF_PERCENT = 25
 
 _ADVICE = {
     INPUT_ERROR: "Correct these rows in the input and run the corrected file: rows that are done "
@@ -23,6 +42,7 @@ _ADVICE = {
     "--include-blocked`.",
     ErrorKind.ITEM_PERMANENT.value: "The provider does not take these rows as they are. Shorten or "
     "correct them in the input and run the corrected file.",
+    "route": "Correct the route that these rows name, and run the corrected file.",
 }
 _OTHERWISE = "Try again with `batch-pipeline retry {batch}`: finished rows cost nothing."
 
@@ -36,3 +56,133 @@ def next_step(kind: str, batch_id: str, number: int) -> str:
         number: its number in the input, for commands that name it.
     """
     return _ADVICE.get(kind, _OTHERWISE).format(batch=batch_id, number=number)
+
+
+def find_hints(report: BatchReport, repeated_tokens: Mapping[str, int]) -> list[Hint]:
+    """What would make the next run better.
+
+    Args:
+        report: everything but its hints.
+        repeated_tokens: for models that never read from a prompt cache: tokens that each of their
+            requests repeats.
+    """
+    return [
+        *_lost(report),
+        *_timed_out(report),
+        *_fallbacks(report),
+        *_rate_limited(report),
+        *_estimate_off(report),
+        *_cache_cost(report),
+        *(_uncached(model, tokens) for model, tokens in repeated_tokens.items()
+          if tokens >= ENOUGH_TO_CACHE),
+    ]  # fmt: skip
+
+
+def _lost(report: BatchReport) -> list[Hint]:
+    spent = report.money
+    if not spent.lost_calls:
+        return []
+    return [
+        Hint(
+            title=f"{plural(spent.lost_calls, 'call')} lost",
+            text="The reply never came, and the provider may have billed "
+            f"{'it' if spent.lost_calls == 1 else 'them'}: up to {money(spent.lost_usd)}, which "
+            "budgets count as spent.",
+            next_step=f"`batch-pipeline reconcile {report.batch}` replaces the worst case by what "
+            "was billed.",
+        )
+    ]
+
+
+def _timed_out(report: BatchReport) -> list[Hint]:
+    count = sum(use.attempts_timed_out for use in report.models)
+    if count < 3 or count / report.attempts < _MUCH_TIMED_OUT:
+        return []
+    p95 = report.latency.p95_s
+    usual = f", while 95 % of the others took at most {duration(p95)}" if p95 is not None else ""
+    return [
+        Hint(
+            title=f"{plural(count, 'call')} timed out",
+            text=f"{percent(count / report.attempts)} of all attempts had no reply in time{usual}.",
+            next_step="Where the provider is merely slow, raise `timeout_s` or lower `pack`; a "
+            "call that times out may be billed all the same.",
+        )
+    ]
+
+
+def _fallbacks(report: BatchReport) -> list[Hint]:
+    steps = {
+        "key": "Correct the key: `batch-pipeline keys check`.",
+        "account": "Top the account up, or raise its quota with the provider.",
+        "model": "Correct the model's name in `route`.",
+        "refused": "Look at the account and the route: `batch-pipeline keys check`.",
+    }
+    found: dict[str, FallbackCause] = {}
+    for fallback in report.fallbacks:
+        for cause in fallback.causes:
+            if cause.kind in steps:
+                found.setdefault(cause.model, cause)
+    return [
+        Hint(
+            title=f"{model} is of no use at present",
+            text=f"It answered none of these calls: {cause.error.rstrip('. ')}.",
+            next_step=f"{steps[cause.kind]} Until then rows go down the route, at other models' "
+            "prices.",
+        )
+        for model, cause in found.items()
+    ]
+
+
+def _rate_limited(report: BatchReport) -> list[Hint]:
+    return [
+        Hint(
+            title=f"{use.model} refused {percent(use.attempts_rate_limited / use.attempts)} of its "
+            "calls for their rate",
+            text=f"{plural(use.attempts_rate_limited, 'attempt')} of {use.attempts:,} met a 429.",
+            next_step="Name the key's tier (`tier: tier-1`) or its limit (`rate_limit`, requests "
+            "per minute) in defs.yaml: a limit that is known draws hardly any 429.",
+        )
+        for use in report.models
+        if use.attempts >= _ENOUGH_CALLS
+        and use.attempts_rate_limited / use.attempts > _MUCH_RATE_LIMITED
+    ]
+
+
+def _estimate_off(report: BatchReport) -> list[Hint]:
+    check = report.estimate
+    for line in check.lines if check else ():
+        off = line.deviation_percent
+        if line.name == "cost_usd" and off is not None and abs(off) > _FAR_OFF_PERCENT:
+            return [
+                Hint(
+                    title=f"The estimate was off by {off:+.0f} %",
+                    text=f"{ESTIMATE_NAMES[line.name]}: {figure(line.name, line.expected)} "
+                    f"expected, {figure(line.name, line.actual)} spent.",
+                    next_step="`batch-pipeline estimate ... --sample 100` runs some rows first and "
+                    "extrapolates from them. Later estimates learn from this run by themselves.",
+                )
+            ]
+    return []
+
+
+def _cache_cost(report: BatchReport) -> list[Hint]:
+    saved = report.prompt_cache.saved_usd
+    if saved is None or saved >= 0:
+        return []
+    return [
+        Hint(
+            title=f"The prompt cache cost {money(-saved)} more than it saved",
+            text="What was written to it was read too seldom before it ran out.",
+            next_step="Run more rows at a time: a cached prompt lives for five minutes.",
+        )
+    ]
+
+
+def _uncached(model: str, tokens: int) -> Hint:
+    return Hint(
+        title=f"{model} read nothing from its prompt cache",
+        text=f"Each of its requests repeats about {tokens:,} tokens of prompt and schema.",
+        next_step="Caches last for minutes and begin at 1,024 tokens, on Claude at a system prompt "
+        "of 4,000 characters: send calls closer together (`workers`, `rate_limit`), and keep the "
+        "prompt the same from run to run.",
+    )

@@ -1,8 +1,8 @@
 """Reads a batch's sums from the ledger into a BatchReport.
 
 What belongs here: the report's statements and arithmetic. What does not: fields and their meaning
-(model.py), looks. The database adds up; what comes out of it is bounded or streamed, so memory does
-not grow with the batch.
+(model.py), money (spending.py), who answered in whose place (fallback.py), looks. The database adds
+up; what comes out of it is bounded or streamed, so memory does not grow with the batch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import orjson
 import sqlalchemy as sa
 
 from batch_pipeline.ledger.batches import Batch
+from batch_pipeline.ledger.calls import unpack_bytes
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import (
     NANO,
@@ -27,15 +28,20 @@ from batch_pipeline.ledger.tables import (
     chunks,
     items,
     owners,
+    replies,
     runs,
 )
-from batch_pipeline.reports.advice import next_step
+from batch_pipeline.pricing.tokens import estimate_tokens, prompt_texts
+from batch_pipeline.providers.base import ErrorKind
+from batch_pipeline.reports.advice import ENOUGH_TO_CACHE, find_hints, next_step
+from batch_pipeline.reports.fallback import find_fallbacks
 from batch_pipeline.reports.model import (
     SCHEMA_VERSION,
     AttemptGroup,
     BatchReport,
     ChunkReport,
     ErrorCause,
+    EstimateCheck,
     ExampleRow,
     Latency,
     LatencyBucket,
@@ -48,6 +54,12 @@ from batch_pipeline.reports.model import (
     ThroughputBucket,
     Tokens,
 )
+from batch_pipeline.reports.spending import (
+    check_estimate,
+    limits_used,
+    read_money,
+    read_prompt_cache,
+)
 
 MAX_PROBLEM_ROWS = 200
 MAX_CAUSES = 20
@@ -57,6 +69,7 @@ _MAX_ERROR_CHARS = 500
 _MAX_EXAMPLES = 3
 _MAX_DISTINCT_CAUSES = 1_000
 _OTHER_CAUSES = "other causes"
+_ENOUGH_CALLS_TO_CACHE = 10
 
 # An attempt that was provably never sent is none to the user: no provider and no bill knows it.
 _WENT_OUT = [AttemptState.SENT.value, AttemptState.SETTLED.value, AttemptState.LOST.value]
@@ -90,7 +103,16 @@ def build_report(
         newest = this_run or (all_runs[0] if all_runs else None)
         settings = newest.settings if newest else {}
         paid_rows = outcomes.succeeded - cache_hits
-        return BatchReport(
+        wall_s = reader.wall_s()
+        estimate = check_estimate(
+            connection,
+            ledger.realm,
+            batch,
+            routes=reader.routes(),
+            pending=outcomes.pending,
+            wall_s=reader.wall_s(since=batch.fresh_after),
+        )
+        report = BatchReport(
             schema_version=SCHEMA_VERSION,
             created_at=_moment(now),
             batch=batch.batch_id,
@@ -116,11 +138,17 @@ def build_report(
             cost_per_1000_rows_usd=totals.cost_nano / NANO / paid_rows * 1_000
             if paid_rows
             else None,
-            wall_s=reader.wall_s(),
+            wall_s=wall_s,
             rate_wait_s=totals.rate_wait_s,
             latency=reader.latency(),
             throughput=reader.throughput(),
             models=models,
+            fallbacks=find_fallbacks(connection, ledger.realm, batch),
+            money=read_money(connection, ledger.realm, batch, newest, now),
+            prompt_cache=read_prompt_cache(connection, ledger.realm, batch, models),
+            estimate=estimate,
+            limits=limits_used(settings),
+            hints=[],
             attempts_by_reason=reader.attempts_by(attempts.c.reason),
             attempts_by_status=reader.attempts_by_status(),
             attempts_by_error=reader.attempts_by(
@@ -134,9 +162,11 @@ def build_report(
             this_run=this_run,
             settings=settings,
             warnings=batch.warnings,
-            notes=_notes(models, totals, settings),
+            notes=_notes(models, totals, settings, batch, estimate),
             deliverables=[str(path) for path in deliverables],
         )
+        hints = find_hints(report, reader.repeated_tokens(models))
+    return report.model_copy(update={"hints": hints})
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +401,9 @@ class _Reader:
                 sa.func.count().label("attempts"),
                 _sum_of(attempts.c.cost_nano, AttemptState.SETTLED).label("cost_nano"),
                 _sum_of(attempts.c.cost_nano, AttemptState.LOST).label("lost_nano"),
+                sa.func.min(attempts.c.sent_at).label("first_sent_at"),
+                sa.func.max(attempts.c.sent_at).label("last_sent_at"),
+                *(_count(how).label(name) for name, how in _how_it_went().items()),
                 *_token_sums(),
             )
             .where(self._attempts)
@@ -379,6 +412,7 @@ class _Reader:
         found = []
         for row in self._connection.execute(statement).all():
             tokens = _tokens(row)
+            went = {name: int(getattr(row, name)) for name in _how_it_went()}
             found.append(
                 ModelUse(
                     model=row.model,
@@ -391,6 +425,10 @@ class _Reader:
                     lost_cost_usd=int(row.lost_nano) / NANO,
                     priced=bool(row.cost_nano) or tokens.input + tokens.output == 0,
                     latency=self.latency(row.model),
+                    attempts_other_error=int(row.attempts) - sum(went.values()),
+                    first_sent_at=_moment(row.first_sent_at),
+                    last_sent_at=_moment(row.last_sent_at),
+                    **went,
                 )
             )
         # What is left answered from the cache only.
@@ -407,9 +445,40 @@ class _Reader:
                     lost_cost_usd=0.0,
                     priced=True,
                     latency=_no_latency(),
+                    attempts_other_error=0,
+                    first_sent_at=None,
+                    last_sent_at=None,
+                    **dict.fromkeys(_how_it_went(), 0),
                 )
             )
         return sorted(found, key=lambda use: (-use.cost_usd, -use.rows, use.model))
+
+    def repeated_tokens(self, models: Sequence[ModelUse]) -> dict[str, int]:
+        """Tokens that each request to a model repeats, for models that no cache served.
+
+        Two of its requests are compared, the first and the last: what both hold is repeated.
+        """
+        found = {}
+        for use in models:
+            used_cache = use.tokens.cached_input + use.tokens.cache_write
+            if used_cache or use.attempts_answered < _ENOUGH_CALLS_TO_CACHE:
+                continue
+            if use.tokens.input / use.attempts_answered < ENOUGH_TO_CACHE:
+                continue
+            statement = (
+                sa.select(replies.c.request)
+                .select_from(attempts.join(replies, replies.c.attempt_id == attempts.c.attempt_id))
+                .where(self._attempts, attempts.c.model == use.model)
+                .limit(1)
+            )
+            bodies = [
+                self._connection.execute(statement.order_by(order)).scalar()
+                for order in (attempts.c.sent_at, attempts.c.sent_at.desc())
+            ]
+            texts = [set(prompt_texts(orjson.loads(unpack_bytes(body)))) for body in bodies if body]
+            if len(texts) == 2:
+                found[use.model] = sum(map(estimate_tokens, texts[0] & texts[1]))
+        return found
 
     def _answered_as(self, model: str) -> list[str]:
         statement = (
@@ -552,9 +621,18 @@ class _Reader:
             ended_at=None if running or row.ended_at is None else _moment(row.ended_at),
             settings=orjson.loads(row.settings),
             counts=_run_counts(summary) if summary and not running else None,
+            given_up=summary.get("given_up", {}),
         )
 
-    def wall_s(self) -> float:
+    def routes(self) -> set[str]:
+        """The routes of the runs that made calls; of the newest run where none did."""
+        called = sa.exists().where(attempts.c.run_id == runs.c.run_id, self._attempts)
+        settings = self._connection.execute(
+            sa.select(runs.c.settings).where(self._runs, called).distinct()
+        )
+        return {str(orjson.loads(text).get("route")) for text in settings.scalars()}
+
+    def wall_s(self, since: float = 0.0) -> float:
         """Seconds of all runs; one without an end counts till now, or its last attempt if dead."""
         last_attempt = (
             sa.select(sa.func.max(sa.func.coalesce(attempts.c.settled_at, attempts.c.sent_at)))
@@ -570,7 +648,7 @@ class _Reader:
         statement = (
             sa.select(sa.func.sum(end - runs.c.started_at))
             .select_from(runs.outerjoin(owners, owners.c.owner_id == runs.c.owner_id))
-            .where(self._runs)
+            .where(self._runs, runs.c.started_at >= since)
         )
         return max(0.0, float(self._connection.execute(statement).scalar() or 0.0))
 
@@ -672,8 +750,37 @@ def _round_ms(seconds: float) -> int:
         scale *= 10
 
 
+def _how_it_went() -> dict[str, sa.ColumnElement[bool]]:
+    """Ways in which an attempt ends, none of which overlap; what is left went wrong otherwise."""
+    status = sa.func.coalesce(attempts.c.status, 0)
+    settled = attempts.c.state == AttemptState.SETTLED.value
+    refused = sa.or_(status == 429, attempts.c.error_kind == ErrorKind.RATE_LIMITED.value)
+    refused = sa.and_(attempts.c.error_kind.is_not(None), refused)
+    # A call is cut off when its time is over; one that broke earlier took less.
+    whole_time = 0.99 * (attempts.c.deadline_at - attempts.c.sent_at)
+    return {
+        "attempts_answered": sa.and_(
+            settled, attempts.c.error_kind.is_(None), attempts.c.reconciled_at.is_(None)
+        ),
+        "attempts_rate_limited": refused,
+        "attempts_server_error": sa.and_(
+            attempts.c.error_kind.is_not(None), status >= 500, sa.not_(refused)
+        ),
+        "attempts_timed_out": sa.and_(
+            attempts.c.error_kind == ErrorKind.TRANSIENT.value,
+            status == 0,
+            attempts.c.latency_s >= whole_time,
+        ),
+        "attempts_in_flight": attempts.c.state == AttemptState.SENT.value,
+    }
+
+
+def _count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+
 def _count_of(state: AttemptState) -> sa.ColumnElement[int]:
-    return sa.func.coalesce(sa.func.sum(sa.case((attempts.c.state == state.value, 1), else_=0)), 0)
+    return _count(attempts.c.state == state.value)
 
 
 def _sum_of(column: sa.ColumnElement[int], state: AttemptState) -> sa.ColumnElement[int]:
@@ -743,7 +850,13 @@ def _run_counts(summary: dict[str, Any]) -> RunCounts:
     )
 
 
-def _notes(models: Sequence[ModelUse], totals: _Totals, settings: dict[str, Any]) -> list[str]:
+def _notes(
+    models: Sequence[ModelUse],
+    totals: _Totals,
+    settings: dict[str, Any],
+    batch: Batch,
+    estimate: EstimateCheck | None,
+) -> list[str]:
     notes = [
         f"No price is known for {use.model}: its {use.attempts:,} attempts count as 0.00 USD."
         for use in models
@@ -753,16 +866,17 @@ def _notes(models: Sequence[ModelUse], totals: _Totals, settings: dict[str, Any]
         notes.append(
             f"Left out of the requests, because the model does not take it: {', '.join(left_out)}."
         )
-    if totals.lost:
-        notes.append(
-            f"{totals.lost:,} attempts were lost: their reply never came, and the provider may "
-            "have billed them. Their worst case stands apart from the cost."
-        )
     if totals.in_flight:
         notes.append(
             f"{totals.in_flight:,} attempts are not known to have ended. If no run is going on, "
             "the next run finds out what became of them."
         )
+    if batch.estimate and estimate is None and totals.attempts:
+        notes.append(
+            f"The estimate was made for route {batch.estimate.get('route')}, and not only that was "
+            "used: it is not compared."
+        )
+    notes += settings.get("warnings", [])
     return notes
 
 

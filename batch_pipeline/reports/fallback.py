@@ -38,7 +38,9 @@ _OF_THE_MODEL = (
 )
 
 _KEY_WORDS = re.compile(r"api[ _-]?key|permission|unauthori[sz]ed", re.IGNORECASE)
-_MODEL_WORDS = re.compile(r"\bmodels?\b.*\b(?:not|unknown|exist)|no longer available", re.IGNORECASE)
+_MODEL_WORDS = re.compile(
+    r"\bmodels?\b.*\b(?:not|unknown|exist)|no longer available", re.IGNORECASE
+)
 
 _PHRASES: Mapping[_Kind, str] = {
     "key": "refused the key",
@@ -47,7 +49,7 @@ _PHRASES: Mapping[_Kind, str] = {
     "refused": "refused every call",
     "rate_limited": "was limiting the rate",
     "no_answer": "did not answer as it should",
-    "not_called": "was not to be called",
+    "not_called": "could not be called",
 }
 
 
@@ -93,7 +95,9 @@ def find_fallbacks(connection: sa.Connection, realm: str, batch: Batch) -> list[
             asked_in.setdefault((model, before), set()).add(run_id)
     if not rows:
         return []
-    troubles = _troubles(connection, realm, batch, {run for ids in asked_in.values() for run in ids})
+    troubles = _troubles(
+        connection, realm, batch, {run for ids in asked_in.values() for run in ids}
+    )
     found = []
     for (model, before), count in rows.most_common():
         run_ids = asked_in[model, before]
@@ -103,7 +107,9 @@ def find_fallbacks(connection: sa.Connection, realm: str, batch: Batch) -> list[
                    _given_up(name, (told[run_id][1] for run_id in run_ids)))
             for name in before
         ]  # fmt: skip
-        found.append(Fallback(rows=count, model=model, causes=causes, text=_say(count, model, causes)))
+        found.append(
+            Fallback(rows=count, model=model, causes=causes, text=_say(count, model, causes))
+        )
     return found
 
 

@@ -120,12 +120,12 @@ class FallbackCause(_Part):
     """Why rows were not answered by a model that their route names earlier."""
 
     model: str = Field(description="The model that was to answer.")
-    kind: Literal["key", "account", "model", "refused", "rate_limited", "no_answer", "not_called"] = (
-        Field(
-            description="`key`: it refused the key; `account`: no credit or quota left; `model`: "
-            "it does not know the model; `refused`: it refused every call otherwise; "
-            "`rate_limited`; `no_answer`: errors, timeouts, unreadable replies; `not_called`."
-        )
+    kind: Literal[
+        "key", "account", "model", "refused", "rate_limited", "no_answer", "not_called"
+    ] = Field(
+        description="`key`: it refused the key; `account`: no credit or quota left; `model`: "
+        "it does not know the model; `refused`: it refused every call otherwise; "
+        "`rate_limited`; `no_answer`: errors, timeouts, unreadable replies; `not_called`."
     )
     attempts: int = Field(description="Attempts that failed for it.")
     first_at: datetime | None = Field(description="The first of them ended then (UTC).")

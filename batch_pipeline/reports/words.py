@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from batch_pipeline.reports.model import BatchReport, RunReport
+from batch_pipeline.limits.rates import UNITS
+from batch_pipeline.reports.model import (
+    BatchReport,
+    BudgetUse,
+    EstimateCheck,
+    LimitUsed,
+    PromptCache,
+    RunReport,
+)
 
 SIMULATED = (
     "The answers come from the local simulator. No provider was called and nothing was paid; costs "
@@ -79,6 +87,87 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
+ESTIMATE_NAMES = {
+    "requests": "Requests",
+    "input_tokens": "Input tokens",
+    "cached_input_tokens": "of them cached",
+    "output_tokens": "Output tokens",
+    "cost_usd": "Cost",
+    "seconds": "Time",
+}
+"""What the figures of an estimate are called."""
+
+
+def figure(name: str, value: float | None) -> str:
+    """A figure of an estimate in its unit."""
+    if value is None:
+        return "-"
+    if name == "cost_usd":
+        return money(value)
+    return duration(value) if name == "seconds" else count(round(value))
+
+
+def deviation(off_percent: float | None) -> str:
+    """`+3.2 %`."""
+    return "-" if off_percent is None else f"{off_percent:+,.1f} %"
+
+
+def saving(usd: float | None) -> str:
+    """`saved $0.12`, or what a cache cost more than it saved."""
+    if usd is None:
+        return "price unknown"
+    return f"saved {money(usd)}" if usd >= 0 else f"cost {money(-usd)} more than it saved"
+
+
+def estimate_line(check: EstimateCheck) -> str:
+    """`$0.0120 estimated (low $0.0100, worst $0.0300), $0.0123 spent: +2.5 %`."""
+    line = next(line for line in check.lines if line.name == "cost_usd")
+    if line.expected is None:
+        return "no price was known for the estimate"
+    low, worst = figure(line.name, line.low), figure(line.name, line.worst)
+    off = f": {deviation(line.deviation_percent)}" if line.deviation_percent is not None else ""
+    so_far = "" if check.complete else " so far"
+    return (
+        f"{money(line.expected)} expected (low {low}, worst {worst}), {money(line.actual)} "
+        f"spent{so_far}{off}"
+    )
+
+
+def budget_name(budget: BudgetUse) -> str:
+    """`this batch`, `roadmaps on 2026-11-21`, `with google on 2026-11-21`."""
+    if budget.scope == "batch":
+        return "this batch"
+    return f"{'with ' if budget.scope == 'provider' else ''}{budget.name} on {budget.day}"
+
+
+def budget_line(budget: BudgetUse) -> str:
+    """`$49.97 of $50.00 used (99.9 %) for this batch`."""
+    spent = money(budget.settled_usd + budget.lost_usd)
+    text = f"{spent} of {money(budget.limit_usd)} used ({percent(budget.used_share)})"
+    if budget.lost_usd:
+        text += f", {money(budget.lost_usd)} of it for lost calls at worst case"
+    if budget.reserved_usd:
+        text += f", {money(budget.reserved_usd)} reserved"
+    return text
+
+
+def cache_line(cache: PromptCache) -> str:
+    """`12,000 of 40,000 input tokens read from the cache (30.0 %), saved $0.0010`."""
+    text = (
+        f"{count(cache.cached_tokens)} of {count(cache.input_tokens)} input tokens cached "
+        f"({percent(cache.share)})"
+    )
+    if cache.write_tokens:
+        text += f", {count(cache.write_tokens)} written"
+    return f"{text}; {saving(cache.saved_usd)}"
+
+
+def limit_line(limit: LimitUsed) -> str:
+    """`1,200 requests a minute (setting)`."""
+    source = {"user": "setting", "tier": "tier"}.get(limit.source, limit.source)
+    return f"{limit.amount:,.0f} {UNITS.get(limit.dimension, limit.dimension)} ({source})"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a batch stands, in one phrase."""
@@ -102,6 +191,9 @@ def verdict(report: BatchReport) -> Verdict:
     if not left:
         text = "All rows done" if not outcomes.skipped else "All rows done or skipped"
         return Verdict("good", text)
+    newest = _newest(report)
+    if newest is not None and newest.status in _OUT_OF and outcomes.pending:
+        left.insert(0, _OUT_OF[newest.status])
     return Verdict("bad" if outcomes.failed else "warn", ", ".join(left))
 
 
@@ -135,13 +227,23 @@ class Problem:
 def problems(report: BatchReport) -> list[Problem]:
     """What stopped the newest run, what is left to do, and why rows ended without a result."""
     found = []
-    newest: RunReport | None = report.this_run or (report.runs[0] if report.runs else None)
+    newest = _newest(report)
     retry = f"Run `batch-pipeline retry {report.batch}`: finished rows cost nothing."
     if newest is not None and newest.status in ("stopped", "interrupted", "crashed"):
         text = newest.message or "It was asked to stop; what was in flight is settled."
         found.append(
             Problem(f"The run was {_PAST.get(newest.status, newest.status)}", text, "", "")
         )
+    if newest is not None and newest.status in _OUT_OF:
+        step = (
+            f"Give it more: `batch-pipeline retry {report.batch} --budget USD` (or `--daily-budget`, "
+            "`--provider-daily-budget`). Finished rows cost nothing."
+            if newest.status == "budget"
+            else f"Run `batch-pipeline retry {report.batch}` after the reset: finished rows cost "
+            "nothing."
+        )
+        found.append(Problem(_OUT_OF[newest.status], newest.message, "", step))
+        retry = ""
     for cause in report.errors:
         shown = ", ".join(f"{row.number} ({row.item_id[:60]})" for row in cause.examples)
         more = "rows " if len(cause.examples) > 1 else "row "
@@ -165,4 +267,10 @@ def problems(report: BatchReport) -> list[Problem]:
     return found
 
 
+def _newest(report: BatchReport) -> RunReport | None:
+    return report.this_run or (report.runs[0] if report.runs else None)
+
+
 _PAST = {"crashed": "cut off"}
+_OUT_OF = {"budget": "Budget reached", "daily_limit": "Daily limit reached"}
+"""Runs that end so left what they could not ask pending; nothing went wrong."""
