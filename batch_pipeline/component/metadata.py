@@ -21,6 +21,7 @@ from batch_pipeline.settings import Realm
 Metadata = dict[str, dg.MetadataValue[Any]]
 
 _CELL_CHARS = 200
+_MOST_CHARS = 900
 _BARS = "▁▂▃▄▅▆▇█"
 _BAR_COUNT = 16
 
@@ -62,7 +63,7 @@ def tally_metadata(tally: Tally, realm: Realm, wall_s: float) -> Metadata:
 def report_metadata(report: BatchReport) -> Metadata:
     """A batch's totals: the UI does not add up partitions, so they stand here."""
     latency = report.latency
-    return {
+    found: Metadata = {
         "llm/cost_usd": dg.MetadataValue.float(report.cost_usd),
         "llm/lost_cost_usd": dg.MetadataValue.float(report.lost_cost_usd),
         "llm/requests": dg.MetadataValue.int(report.requests),
@@ -79,6 +80,23 @@ def report_metadata(report: BatchReport) -> Metadata:
         "llm/realm": dg.MetadataValue.text(report.realm),
         "dagster/row_count": dg.MetadataValue.int(report.rows),
     }
+    if report.prompt_cache.saved_usd is not None:
+        found["llm/prompt_cache_saved_usd"] = dg.MetadataValue.float(report.prompt_cache.saved_usd)
+    for budget in report.money.budgets:
+        if budget.scope == "batch":
+            found["llm/budget_usd"] = dg.MetadataValue.float(budget.limit_usd)
+            found["llm/budget_used_share"] = dg.MetadataValue.float(round(budget.used_share, 4))
+    for line in report.estimate.lines if report.estimate else ():
+        if line.name == "cost_usd" and line.expected is not None:
+            found["llm/estimated_cost_usd"] = dg.MetadataValue.float(line.expected)
+    if report.fallbacks:
+        found["llm/rows_by_fallback"] = dg.MetadataValue.int(
+            sum(fallback.rows for fallback in report.fallbacks)
+        )
+        found["fallback"] = dg.MetadataValue.md(
+            "\n".join(f"- {_cell(fallback.text, _MOST_CHARS)}" for fallback in report.fallbacks)
+        )
+    return found
 
 
 def _outcome_metadata(outcomes: Mapping[str, int]) -> Metadata:
@@ -108,10 +126,10 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, most: int = _CELL_CHARS) -> str:
     text = " ".join(str("" if value is None else value).split())
-    if len(text) > _CELL_CHARS:
-        text = text[: _CELL_CHARS - 1] + "…"
+    if len(text) > most:
+        text = text[: most - 1] + "…"
     text = html.escape(text, quote=False)
     for mark in "\\`*_[]|#~!":
         text = text.replace(mark, f"\\{mark}")

@@ -95,6 +95,7 @@ class Short:
         return max(0, self.budget.limit_nano - self.balance.taken)
 
 
+@lru_cache(maxsize=1_024)
 def accounts_of(
     realm: str, batch_id: str, workload: str, workload_day: str, provider: str, provider_day: str
 ) -> tuple[Account, Account, Account]:
@@ -160,29 +161,23 @@ def move(connection: sa.Connection, changes: Mapping[Account, Balance]) -> None:
     execute_many(connection, _add(connection.dialect.name), rows)
 
 
+Accounts = tuple[Account, Account, Account]
+
+
 class Changes:
     """Collects what a transaction changes in balances, for one `move`."""
 
     def __init__(self) -> None:
-        self._sums: dict[Account, list[int]] = {}
-
-    def add(
-        self, accounts: Sequence[Account], *, settled: int = 0, lost: int = 0, reserved: int = 0
-    ) -> None:
-        """Note a change of each of `accounts`."""
-        for account in accounts:
-            sums = self._sums.setdefault(account, [0, 0, 0])
-            sums[0] += settled
-            sums[1] += lost
-            sums[2] += reserved
+        # By the identity of `accounts_of`, which gives one tuple for all attempts that share it.
+        self._sums: dict[int, tuple[Accounts, list[int]]] = {}
 
     def touches(self, account: Account) -> bool:
         """Whether anything was noted for `account`."""
-        return account in self._sums
+        return any(account in accounts for accounts, _ in self._sums.values())
 
     def change_state(
         self,
-        accounts: Sequence[Account],
+        accounts: Accounts,
         before: AttemptState | None,
         before_nano: int,
         after: AttemptState,
@@ -191,26 +186,38 @@ class Changes:
         """Note that an attempt passed from one state to another.
 
         Args:
-            accounts: the attempt's.
+            accounts: the attempt's, as `accounts_of` gives them.
             before: its state; None when it is new.
             before_nano: what it counted in that state.
             after: its new state.
             after_nano: what it counts from now on.
         """
-        self._count(accounts, before, -before_nano)
-        self._count(accounts, after, after_nano)
-
-    def _count(self, accounts: Sequence[Account], state: AttemptState | None, nano: int) -> None:
-        if state is AttemptState.SENT:
-            self.add(accounts, reserved=nano)
-        elif state is AttemptState.SETTLED:
-            self.add(accounts, settled=nano)
-        elif state is AttemptState.LOST:
-            self.add(accounts, lost=nano)
+        known = self._sums.get(id(accounts))
+        if known is None:
+            known = self._sums[id(accounts)] = (accounts, [0, 0, 0])
+        sums = known[1]
+        if before in _PLACES:
+            sums[_PLACES[before]] -= before_nano
+        if after in _PLACES:
+            sums[_PLACES[after]] += after_nano
 
     def write(self, connection: sa.Connection) -> None:
         """Add everything up in the ledger."""
-        move(connection, {account: Balance(*sums) for account, sums in self._sums.items()})
+        totals: dict[Account, Balance] = {}
+        for accounts, (settled, lost, reserved) in self._sums.values():
+            for account in accounts:
+                known = totals.get(account, Balance())
+                totals[account] = Balance(
+                    known.settled + settled, known.lost + lost, known.reserved + reserved
+                )
+        move(connection, totals)
+
+
+_PLACES: Mapping[AttemptState | None, int] = {
+    AttemptState.SETTLED: 0,
+    AttemptState.LOST: 1,
+    AttemptState.SENT: 2,
+}
 
 
 def find_short(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.reports import words
-from batch_pipeline.reports.model import BatchReport
+from batch_pipeline.reports.model import BatchReport, EstimateCheck
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,9 +56,15 @@ class Chart:
     image: str = ""
 
 
+ESTIMATE_TITLE = "Estimate and actual"
+
+
 def draw_charts(report: BatchReport) -> list[Chart]:
-    """Outcomes, cost by model, latency and throughput of a report, in that order."""
-    return [_outcomes(report), _cost(report), _latency(report), _throughput(report)]
+    """Outcomes, cost by model, latency, throughput, and the estimate where there is one."""
+    charts = [_outcomes(report), _cost(report), _latency(report), _throughput(report)]
+    if report.estimate is not None:
+        charts.append(_estimate(report.estimate))
+    return charts
 
 
 def _outcomes(report: BatchReport) -> Chart:
@@ -158,6 +164,48 @@ def _throughput(report: BatchReport) -> Chart:
         f"{words.plural(rows, 'row')}, {words.plural(attempts, 'attempt')}."
     )
     return _drawn("Throughput", caption, 190, draw)
+
+
+def _estimate(check: EstimateCheck) -> Chart:
+    lines = [
+        line
+        for line in check.lines
+        if line.low is not None and line.worst and line.name in _ESTIMATED
+    ]
+    caption = "Band: low to worst. Line: expected. Dot: what it came to"
+    caption += "." if check.complete else " so far."
+    if not lines:
+        return Chart(ESTIMATE_TITLE, "Nothing was expected to be asked.")
+
+    def draw(axes: Axes) -> None:
+        for place, line in enumerate(lines):
+            whole = max(line.worst or 0.0, line.actual) * 1.03
+            low, worst = (line.low or 0.0) / whole, (line.worst or 0.0) / whole
+            actual, inside = line.actual / whole, low <= line.actual / whole <= worst
+            axes.barh(place, 1, height=0.3, color=_LINE)
+            axes.barh(place, worst - low, left=low, height=0.3, color=_CACHED, alpha=0.45)
+            if line.expected is not None:
+                at = line.expected / whole
+                axes.plot([at, at], [place - 0.15, place + 0.15], color=_INK, linewidth=1.5)
+            colour = _OK if inside else _WARN
+            axes.plot(
+                [actual], [place], "o", markersize=8, color=colour, markeredgecolor=_INK,
+                clip_on=False,
+            )  # fmt: skip
+            name = words.ESTIMATE_NAMES[line.name]
+            label = words.figure(line.name, line.actual)
+            if line.deviation_percent is not None:
+                label += f"  ({words.deviation(line.deviation_percent)})"
+            axes.text(0, place - 0.28, name, ha="left", va="bottom", color=_INK)
+            axes.text(1, place - 0.28, label, ha="right", va="bottom", color=_MUTED)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(lines) - 0.7, -0.78)
+        axes.axis("off")
+
+    return _drawn(ESTIMATE_TITLE, caption, len(lines) * 44 + 8, draw)
+
+
+_ESTIMATED = ("cost_usd", "input_tokens", "output_tokens")
 
 
 @dataclass(frozen=True, slots=True)

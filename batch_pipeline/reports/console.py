@@ -17,6 +17,7 @@ from batch_pipeline.reports import words
 from batch_pipeline.reports.model import BatchReport, RunCounts
 
 _MAX_PROBLEMS = 5
+_MAX_HINTS = 3
 _STYLES = {"good": "green", "warn": "yellow", "bad": "red"}
 
 
@@ -49,10 +50,12 @@ def print_summary(report: BatchReport, console: Console) -> None:
             f"{words.plural(report.requests, 'request')}, {words.money(report.cost_usd)} "
             f"in {words.plural(report.runs_total, 'run')}",
         )
+    _add_money(table, report)
     for name, path in _files(report):
         table.add_row(name, Text(path))
     console.print(table)
     _print_problems(report, console)
+    _print_hints(report, console)
     console.rule(characters="=")
 
 
@@ -155,6 +158,21 @@ def _add_spend(
     table.add_row("Rate wait", f"{words.duration(rate_wait_s)} (summed over calls)")
 
 
+def _add_money(table: Table, report: BatchReport) -> None:
+    """Of the whole batch: who answered, budgets, the prompt cache, the estimate."""
+    called = [use for use in report.models if use.attempts]
+    if len(called) > 1 or report.fallbacks:
+        answered = [f"{use.model}: {words.plural(use.rows, 'row')}" for use in report.models]
+        table.add_row("Answered by", Text("; ".join(answered)))
+    for budget in report.money.budgets:
+        scope = "" if budget.scope == "batch" else f" ({words.budget_name(budget)})"
+        table.add_row("Budget", Text(f"{words.budget_line(budget)}{scope}"))
+    if report.prompt_cache.models:
+        table.add_row("Prompt cache", words.cache_line(report.prompt_cache))
+    if report.estimate is not None:
+        table.add_row("Estimate", words.estimate_line(report.estimate))
+
+
 def _files(report: BatchReport) -> list[tuple[str, str]]:
     """All files of one folder in one line, so that the lines stay few."""
     folders: dict[str, list[str]] = {}
@@ -181,3 +199,18 @@ def _print_problems(report: BatchReport, console: Console) -> None:
     if len(found) > _MAX_PROBLEMS:
         more = words.plural(len(found) - _MAX_PROBLEMS, "more problem")
         console.print(Text(f"  ... and {more}: see the report."))
+
+
+def _print_hints(report: BatchReport, console: Console) -> None:
+    """Why rows were answered by another model than asked for, and what to do better."""
+    if not report.fallbacks and not report.hints:
+        return
+    console.print()
+    for fallback in report.fallbacks[:_MAX_HINTS]:
+        console.print(Text(f"* {fallback.text}"))
+    for hint in report.hints[:_MAX_HINTS]:
+        line = Text("* ")
+        line.append(hint.title, style="bold")
+        line.append(f": {hint.text}")
+        console.print(line)
+        console.print(Text(f"  Next: {hint.next_step}"))

@@ -30,7 +30,7 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
     import jinja2
     from markupsafe import Markup, escape
 
-    from batch_pipeline.reports.charts import draw_charts
+    from batch_pipeline.reports.charts import ESTIMATE_TITLE, draw_charts
 
     def with_code(text: str) -> Markup:
         """Commands stand between backticks in our own phrases."""
@@ -44,21 +44,31 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
         lstrip_blocks=True,
     )
     for function in (
+        words.budget_line,
+        words.budget_name,
+        words.cache_line,
         words.count,
+        words.deviation,
         words.duration,
+        words.limit_line,
         words.moment,
         words.money,
         words.part,
         words.percent,
         words.plural,
+        words.saving,
     ):
         environment.filters[function.__name__] = function
     environment.filters["with_code"] = with_code
+    environment.globals["figure"] = words.figure
     drawn = draw_charts(report) if charts is None else charts
+    # matplotlib's own output, in which it has escaped every text.
+    shown = [(chart.title, chart.caption, Markup(chart.svg)) for chart in drawn]
     return environment.get_template("page.html.j2").render(
         report=report,
-        # matplotlib's own output, in which it has escaped every text.
-        charts=[(chart.title, chart.caption, Markup(chart.svg)) for chart in drawn],
+        charts=[chart for chart in shown if chart[0] != ESTIMATE_TITLE],
+        estimate_chart=next((chart for chart in shown if chart[0] == ESTIMATE_TITLE), None),
+        estimate_names=words.ESTIMATE_NAMES,
         verdict=words.verdict(report),
         problems=words.problems(report),
         all_cached=words.all_cached(report),

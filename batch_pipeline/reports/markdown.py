@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MAX_ROWS = 50
 _MAX_TEXT = 300
+_MAX_SENTENCE = 900
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~.:@/-])")
 
 
@@ -40,6 +41,10 @@ def render_markdown(report: BatchReport, charts: Sequence[Chart] | None = None) 
     blocks.append(_table(["", ""], _figures(report)))
     blocks += [f"![{_text(chart.title)}]({chart.image})" for chart in drawn if chart.image]
     blocks += _problems(report)
+    blocks += _hints(report)
+    blocks += _who_answered(report)
+    blocks += _estimate(report)
+    blocks += _money(report)
     if report.notes or report.warnings:
         notes = [f"- {_text(note)}" for note in (*report.notes, *report.warnings)]
         blocks += ["## Good to know", "\n".join(notes)]
@@ -122,6 +127,95 @@ def _problems(report: BatchReport) -> list[str]:
     return blocks
 
 
+def _hints(report: BatchReport) -> list[str]:
+    if not report.hints:
+        return []
+    lines = [
+        f"- **{_text(hint.title)}**: {_text(hint.text)}  \n  Next: {hint.next_step}"
+        for hint in report.hints
+    ]
+    return ["## For the next run", "\n".join(lines)]
+
+
+def _who_answered(report: BatchReport) -> list[str]:
+    if not report.models:
+        return []
+    rows = [
+        [
+            _text(use.model),
+            *(
+                words.count(number)
+                for number in (
+                    use.rows,
+                    use.attempts,
+                    use.attempts_answered,
+                    use.attempts_rate_limited,
+                    use.attempts_server_error,
+                    use.attempts_timed_out,
+                    use.attempts_other_error,
+                )
+            ),
+            words.duration(use.latency.p50_s),
+            words.duration(use.latency.p95_s),
+            words.money(use.cost_usd) if use.priced else "unknown",
+        ]
+        for use in report.models
+    ]
+    attempts = ["Attempts", "Replies", "429", "5xx", "Timeouts", "Other errors"]
+    return [
+        "## Who answered what",
+        *(_text(fallback.text, _MAX_SENTENCE) for fallback in report.fallbacks),
+        _table(["Model", "Rows", *attempts, "p50", "p95", "Cost"], rows),
+    ]
+
+
+def _estimate(report: BatchReport) -> list[str]:
+    check = report.estimate
+    if check is None:
+        return []
+    rows = [
+        [
+            words.ESTIMATE_NAMES[line.name],
+            *(
+                words.figure(line.name, value)
+                for value in (line.low, line.expected, line.worst, line.actual)
+            ),
+            words.deviation(line.deviation_percent),
+        ]
+        for line in check.lines
+    ]
+    names = ["", "Low", "Expected", "Worst", "Actual", "Off by"]
+    left = "" if check.complete else " Rows are pending, so nothing is compared yet."
+    return ["## Estimate and actual", _table(names, rows), _text(f"By {check.basis}.{left}")]
+
+
+def _money(report: BatchReport) -> list[str]:
+    spent = report.money
+    lines = []
+    if spent.lost_calls:
+        lines.append(
+            f"- Lost: up to {words.money(spent.lost_usd)} for "
+            f"{words.plural(spent.lost_calls, 'call')} whose reply never came. "
+            f"`batch-pipeline reconcile {report.batch}` settles them."
+        )
+    if spent.reserved_calls:
+        calls = words.plural(spent.reserved_calls, "call")
+        lines.append(f"- Reserved now: {words.money(spent.reserved_usd)} for {calls} in flight.")
+    if spent.reconciled_calls:
+        calls = words.plural(spent.reconciled_calls, "lost call")
+        lines.append(f"- Reconciled: {words.money(spent.reconciled_usd)} for {calls}.")
+    lines += [
+        f"- Budget, {_text(words.budget_name(budget))}: {words.budget_line(budget)}."
+        for budget in spent.budgets
+    ]
+    if report.prompt_cache.models:
+        lines.append(f"- Prompt cache: {words.cache_line(report.prompt_cache)}.")
+    lines += [
+        f"- Rate limit, {_text(limit.model)}: {words.limit_line(limit)}." for limit in report.limits
+    ]
+    return ["## Money", "\n".join(lines)] if lines else []
+
+
 def _problem_row(row: ProblemRow) -> list[str]:
     return [words.count(row.number), _text(row.item_id), row.outcome, _text(row.error)]
 
@@ -138,8 +232,8 @@ def _more(total: int, one: str) -> str:
     )
 
 
-def _text(text: str) -> str:
+def _text(text: str, most: int = _MAX_TEXT) -> str:
     """Text from rows, models and users: neither markup nor HTML, on one line."""
     flat = " ".join(text.split())
-    short = flat if len(flat) <= _MAX_TEXT else f"{flat[:_MAX_TEXT]}…"
+    short = flat if len(flat) <= most else f"{flat[:most]}…"
     return _SPECIAL.sub(r"\\\1", escape(short, quote=False))
