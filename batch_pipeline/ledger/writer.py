@@ -10,10 +10,10 @@ transaction, and operations of one kind become one executemany.
 from __future__ import annotations
 
 import asyncio
-import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ T = TypeVar("T")
 _MAX_GROUP = 2_000
 
 _PATIENCE_S = 0.01
+_LINGER_S = 0.001
+_BUSY_S = 0.02
 _MAX_HELD = 500
 
 _MAX_CLASHES = 5
@@ -101,7 +103,10 @@ class Writer:
         # The transaction whose commit was asked for and not answered, and what it answers.
         self._unsure: tuple[str | None, list[Any]] | None = None
         self._outage_s = OUTAGE_S
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: deque[_Job | None] = deque()
+        self._wake = threading.Event()
+        # While nothing is held, the first patient write must wake the thread as well.
+        self._resting = True
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
         self._closed = False
@@ -112,7 +117,7 @@ class Writer:
         The future ends once it is committed, or with the error that stopped it.
         """
         future: Future[T] = Future()
-        self._queue.put(_Job(operation, parameters, future, None, None))
+        self._put(_Job(operation, parameters, future, None, None))
         return future
 
     def post(self, operation: Operation[T], parameters: Any) -> asyncio.Future[T]:
@@ -122,22 +127,38 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Job(operation, parameters, None, waiter, loop))
+        self._put(_Job(operation, parameters, None, waiter, loop))
         return waiter
+
+    def _put(self, job: _Job) -> None:
+        self._queue.append(job)
+        # Waking the thread for each patient write would cost more than the write.
+        if self._resting or not job.operation.patient:
+            self._wake.set()
 
     def close(self) -> None:
         """Commit what is queued and stop the thread."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
+            self._queue.append(None)
+            self._wake.set()
             self._thread.join()
 
     def _run(self) -> None:
         held: list[_Job] = []
         due = 0.0
+        committed_at = 0.0
         closing = False
         while not closing:
-            taken, closing = self._take(max(0.0, due - time.monotonic()) if held else None)
+            self._resting = not held
+            if held or not self._queue:
+                self._wake.wait(max(0.0, due - time.monotonic()) if held else None)
+            self._resting = False
+            self._wake.clear()
+            if time.monotonic() - committed_at < _BUSY_S:
+                # Others are on their way: a moment's patience halves the number of commits.
+                time.sleep(_LINGER_S)
+            taken, closing = self._take()
             group = [job for job in taken if not job.operation.patient]
             if len(group) < len(taken):
                 if not held:
@@ -152,21 +173,18 @@ class Writer:
                 group, held = held + group, []
             if group:
                 self._commit(group)
+                committed_at = time.monotonic()
         self._disconnect()
 
-    def _take(self, timeout_s: float | None) -> tuple[list[_Job], bool]:
-        """Everything that is queued, after waiting for the first; and whether the writer closes."""
+    def _take(self) -> tuple[list[_Job], bool]:
+        """What is queued, and whether the writer closes."""
         taken: list[_Job] = []
-        try:
-            job = self._queue.get(timeout=timeout_s)
-            while job is not None:
-                taken.append(job)
-                if len(taken) >= _MAX_GROUP:
-                    return taken, False
-                job = self._queue.get_nowait()
-        except queue.Empty:
-            return taken, False
-        return taken, True
+        while self._queue and len(taken) < _MAX_GROUP:
+            job = self._queue.popleft()
+            if job is None:
+                return taken, True
+            taken.append(job)
+        return taken, False
 
     def _commit(self, group: list[_Job]) -> None:
         try:
