@@ -87,6 +87,8 @@ class Caller:
         self._clock = state.clock
         self._attempt_count = 0
         self._request_count = 0
+        # Answers of one moment are worked off one by one, between sends: the wire comes first.
+        self._desk = asyncio.Lock()
         self._ready: deque[asyncio.Future[None]] = deque()
         self._room = asyncio.Lock()
         self._looking = asyncio.Lock()
@@ -155,6 +157,7 @@ class Caller:
         tries = self._settings.transient_tries
         first = route[0]
         if first.ready and not trip.tries and not self._state.stopping:
+            self._state.note = ""
             return first
         while not self._state.stopping:
             exhausted = [one for one in route if trip.tries.get(one.label, 0) >= tries]
@@ -435,8 +438,18 @@ class Caller:
             return error
         finally:
             self._leave_wire()
+        flight.latency_s = self._clock.now() - flight.began
         self._answered(flight, wire)
-        return self._settle_reply(flight, reply, wire)
+        try:
+            await self._desk.acquire()
+        except asyncio.CancelledError:
+            # It is paid: whatever becomes of the run, it is kept.
+            self._settle_reply(flight, reply, wire)
+            raise
+        try:
+            return self._settle_reply(flight, reply, wire)
+        finally:
+            self._desk.release()
 
     async def _wire_slot(self) -> None:
         """Wait until one more call may be on the wire, and count it."""
@@ -638,7 +651,7 @@ class Caller:
     def _settle_reply(self, flight: Flight, reply: Reply, wire: WireReply) -> Answers:
         """Validate a reply and settle it with all that follows; a validator's bug loses nothing."""
         pack, attempt_id, upstream = flight.pack, flight.attempt_id, flight.upstream
-        latency_s = self._clock.now() - flight.began
+        latency_s = flight.latency_s
         usage = reply.usage or Usage()
         upstream.learn(usage, len(pack))
         cost = upstream.cost_nano(usage, flight.began)

@@ -67,7 +67,7 @@ _MAX_QUEUED_PACKS = 256
 _EXPECTED_SHARE_OF_BOUND = 0.6
 _REPORT_S = 2.0
 
-_AHEAD = 0.25
+_AHEAD = 0.5
 """While a call is written ahead, nothing of it is on the wire: so many more workers make good for
 the time that takes."""
 

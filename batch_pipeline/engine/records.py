@@ -115,7 +115,7 @@ class Built:
     output_bound: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Flight:
     """One attempt on the wire; `worst_nano` is the most it can cost."""
 
@@ -126,3 +126,4 @@ class Flight:
     call: WireCall
     worst_nano: int
     began: float
+    latency_s: float = 0.0
