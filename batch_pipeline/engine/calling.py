@@ -1,8 +1,8 @@
 """One request on its way: which upstream, when, at what risk, and what came of it.
 
 What belongs here: the order of admission, retries after passing failures, fallback along the
-route, settling. What does not: what is asked again after a bad answer (recovery.py), where rows
-come from (engine.py), how they end (finishing.py).
+route. What does not: settling (settling.py), what is asked again after a bad answer (recovery.py),
+where rows come from (engine.py), how they end (finishing.py).
 
 A request's way: choose an upstream -> slot -> limiter -> write the attempt ahead, within every
 budget -> send -> settle with the raw reply -> validate -> store results -> finish the items.
@@ -15,26 +15,23 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import orjson
 
-from batch_pipeline.engine.answers import Answers, read_answers
-from batch_pipeline.engine.finishing import Ending, Finisher
-from batch_pipeline.engine.records import Asked, Built, Finished, Flight, Member, Trip, chunks_of
+from batch_pipeline.engine.answers import Answers
+from batch_pipeline.engine.finishing import Finisher
+from batch_pipeline.engine.records import Asked, Built, Flight, Member, Trip
+from batch_pipeline.engine.settling import Settler
 from batch_pipeline.engine.state import RunState
 from batch_pipeline.engine.upstream import Route, Upstream, budgets_of, choose
-from batch_pipeline.ledger.batches import ItemOutcome
 from batch_pipeline.ledger.calls import (
     ADMIT,
-    SETTLE,
     NewAttempt,
     Settlement,
-    StoreResults,
 )
 from batch_pipeline.ledger.spend import Balance, Scope, Short, may_ease, read_balance
-from batch_pipeline.ledger.tables import NANO, AttemptState, Outcome
+from batch_pipeline.ledger.tables import AttemptState
 from batch_pipeline.limits.adaptive import Change
 from batch_pipeline.limits.days import next_day_at
 from batch_pipeline.limits.limiter import DayLimitReached, Ticket
@@ -43,8 +40,6 @@ from batch_pipeline.providers.base import (
     ErrorKind,
     LlmRequest,
     ProviderError,
-    Reply,
-    Usage,
     WireReply,
 )
 from batch_pipeline.providers.preflight import Target, check_endpoints
@@ -93,7 +88,7 @@ class Caller:
         self._room = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._early_look: asyncio.Future[None] | None = None
-        self._settled_one = asyncio.Event()
+        self._settler = Settler(state, finisher)
         self.short: Short | None = None
 
     async def ask(
@@ -369,11 +364,11 @@ class Caller:
         # One at a time: who waits behind would be refused as well.
         async with self._room:
             while not self._state.stopping:
-                self._settled_one.clear()
+                self._settler.settled_one.clear()
                 balance, easing = await asyncio.to_thread(self._read_room, account)
                 if balance.taken + need <= short.budget.limit_nano or not easing:
                     return
-                waiter = asyncio.ensure_future(self._settled_one.wait())
+                waiter = asyncio.ensure_future(self._settler.settled_one.wait())
                 try:
                     await asyncio.wait([waiter], timeout=_ROOM_POLL_S)
                 finally:
@@ -415,14 +410,20 @@ class Caller:
             upstream.gate.give_up(ticket)
             return admission.short
         if upstream.gate.missed(ticket):
-            self._settle(Settlement(attempt_id, AttemptState.REFUNDED, 0))
+            self._settler.settle(Settlement(attempt_id, AttemptState.REFUNDED, 0))
             return None
-        self._count_attempt(pack, ticket, first=not trip.sent)
-        trip.sent = True
         left = ticket.go_at - self._clock.now()
         if left > 0:
             await self._clock.sleep(left)
         await self._wire_slot()
+        if self._state.stopping or upstream.dead or upstream.gate.paused_s() > 0:
+            # Meanwhile another call has learned that none should be sent.
+            self._leave_wire()
+            upstream.gate.give_up(ticket)
+            self._settler.settle(Settlement(attempt_id, AttemptState.REFUNDED, 0))
+            return None
+        self._settler.count_attempt(pack, ticket, first=not trip.sent)
+        trip.sent = True
         flight = Flight(
             attempt_id, pack, upstream, ticket, built.call, attempt.worst_nano, self._clock.now()
         )
@@ -444,10 +445,10 @@ class Caller:
             await self._desk.acquire()
         except asyncio.CancelledError:
             # It is paid: whatever becomes of the run, it is kept.
-            self._settle_reply(flight, reply, wire)
+            self._settler.reply(flight, reply, wire)
             raise
         try:
-            return self._settle_reply(flight, reply, wire)
+            return self._settler.reply(flight, reply, wire)
         finally:
             self._desk.release()
 
@@ -562,7 +563,8 @@ class Caller:
             self._state.log.event(
                 "breaker opened", model=upstream.label, wait_s=wait_s, message=error.message
             )
-        self._settle_error(flight, error, wire, now - flight.began)
+        flight.latency_s = now - flight.began
+        self._settler.error(flight, error, wire)
 
     def _build(self, pack: list[Member], upstream: Upstream) -> Built:
         """The call for a pack."""
@@ -638,168 +640,6 @@ class Caller:
             if spending.bounded
             else (),
         )
-
-    # ---- settling ----
-
-    def _settle(self, settlement: Settlement, endings: list[Ending] | None = None) -> None:
-        self._state.post(SETTLE, settlement, partial(self._settled, endings or []))
-
-    def _settled(self, endings: list[Ending], held: list[bool]) -> None:
-        self._settled_one.set()
-        self._finisher.ended(endings, held)
-
-    def _settle_reply(self, flight: Flight, reply: Reply, wire: WireReply) -> Answers:
-        """Validate a reply and settle it with all that follows; a validator's bug loses nothing."""
-        pack, attempt_id, upstream = flight.pack, flight.attempt_id, flight.upstream
-        latency_s = flight.latency_s
-        usage = reply.usage or Usage()
-        upstream.learn(usage, len(pack))
-        cost = upstream.cost_nano(usage, flight.began)
-        if reply.provider_cost_usd is not None:
-            cost = round(reply.provider_cost_usd * NANO)
-        upstream.gate.correct(flight.ticket, usage.input_tokens, usage.output_tokens)
-        self._count_usage(pack, usage, cost, latency_s)
-        settlement = partial(
-            Settlement,
-            attempt_id=attempt_id,
-            state=AttemptState.SETTLED,
-            cost_nano=cost,
-            status=wire.status,
-            answered_model=reply.model,
-            input_tokens=usage.input_tokens,
-            cached_input_tokens=usage.cached_input_tokens,
-            cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
-            output_tokens=usage.output_tokens,
-            thinking_tokens=usage.thinking_tokens,
-            latency_s=latency_s,
-            request=flight.call.body,
-            reply=wire.body,
-        )
-        try:
-            answers = read_answers(self._step, len(pack), reply)
-        except Exception:
-            # The reply is paid: keep it, so that a later run derives it once the bug is mended.
-            self._settle(settlement(derived=False))
-            raise
-        endings = self._finisher.endings(self._succeeded(flight, answers))
-        results = StoreResults(
-            realm=self._state.ledger.realm,
-            workload=self._state.job.workload,
-            step=self._step.name,
-            model=upstream.label,
-            attempt_id=attempt_id,
-            owner_id=self._state.owner.owner_id,
-            outputs=[(pack[place].key, output) for place, output in answers.valid.items()],
-        )
-        self._settle(
-            settlement(
-                derived=not answers.problems,
-                results=results,
-                finished=[request for request, _, _ in endings],
-            ),
-            endings,
-        )
-        self._log_attempt("settled", flight, latency_s, cost, problems=len(answers.problems))
-        return answers
-
-    def _succeeded(self, flight: Flight, answers: Answers) -> list[Finished]:
-        """Mark what a reply says on its members; gives the rows that it ends."""
-        pack = flight.pack
-        for place, problem in answers.problems.items():
-            member = pack[place]
-            member.asks += 1
-            member.error = problem
-            member.refused = answers.refused
-        entries = []
-        for place in answers.valid:
-            member = pack[place]
-            self._state.members.pop(member.key, None)
-            for rank, (state, item) in enumerate(member.rows):
-                outcome = ItemOutcome(
-                    ordinal=item.ordinal,
-                    outcome=Outcome.SUCCEEDED,
-                    cached=rank > 0,
-                    cache_key=member.key,
-                    model=flight.upstream.label,
-                    attempt_id=flight.attempt_id,
-                    cost_nano=member.cost_nano if rank == 0 else 0,
-                )
-                entries.append((state, item, outcome))
-        return entries
-
-    def _settle_error(
-        self, flight: Flight, error: ProviderError, wire: WireReply | None, latency_s: float
-    ) -> None:
-        usage = error.usage or Usage()
-        lost = error.maybe_billed and error.usage is None
-        upstream = flight.upstream
-        cost = flight.worst_nano if lost else upstream.cost_nano(usage, flight.began)
-        self._settle(
-            Settlement(
-                attempt_id=flight.attempt_id,
-                state=AttemptState.LOST if lost else AttemptState.SETTLED,
-                cost_nano=cost,
-                status=error.status,
-                error_kind=error.kind.value,
-                error=error.message[:2_000],
-                input_tokens=usage.input_tokens,
-                cached_input_tokens=usage.cached_input_tokens,
-                cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
-                output_tokens=usage.output_tokens,
-                thinking_tokens=usage.thinking_tokens,
-                latency_s=latency_s,
-                request=flight.call.body,
-                reply=None if wire is None else wire.body,
-            )
-        )
-        upstream.gate.correct(flight.ticket, usage.input_tokens, usage.output_tokens)
-        if lost:
-            self._state.tally.lost_nano += cost
-        else:
-            self._count_usage(flight.pack, usage, cost, latency_s)
-        event = "lost" if lost else error.kind.value
-        self._log_attempt(
-            event, flight, latency_s, cost, status=error.status, message=error.message
-        )
-
-    def _log_attempt(
-        self, event: str, flight: Flight, latency_s: float, cost_nano: int, **fields: Any
-    ) -> None:
-        state, item = flight.pack[0].rows[0]
-        self._state.log.event(
-            event,
-            chunk=state.chunk.chunk_key,
-            item=item.item_id,
-            items=len(flight.pack),
-            attempt=flight.attempt_id,
-            model=flight.upstream.label,
-            duration_s=round(latency_s, 4),
-            cost_usd=cost_nano / NANO,
-            **fields,
-        )
-
-    # ---- counting ----
-
-    def _count_attempt(self, pack: list[Member], ticket: Ticket, *, first: bool) -> None:
-        tallies = [self._state.tally, *(state.tally for state in chunks_of(pack))]
-        for tally in tallies:
-            tally.attempts += 1
-            tally.requests += first
-            tally.rate_wait_s += ticket.waited_s
-
-    def _count_usage(
-        self, pack: list[Member], usage: Usage, cost_nano: int, latency_s: float
-    ) -> None:
-        self._state.tally.add_usage(usage, cost_nano, 1.0)
-        self._state.tally.latencies_s.append(latency_s)
-        for state in chunks_of(pack):
-            state.tally.latencies_s.append(latency_s)
-        # The stated rule: an attempt's cost is split equally over the rows it asked about; the
-        # first takes the rest.
-        share = cost_nano // len(pack)
-        for place, member in enumerate(pack):
-            member.cost_nano += share + (cost_nano - share * len(pack) if place == 0 else 0)
-            member.rows[0][0].tally.add_usage(usage, cost_nano / len(pack), 1.0 / len(pack))
 
 
 def fatal_message(label: str, error: ProviderError) -> str:
