@@ -101,7 +101,7 @@ def grid(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -
             justify="right" if column in right else "left",
             overflow="fold",
             # Names that are copied into the next command stay in one piece.
-            no_wrap=column in ("Batch", "Chunk"),
+            no_wrap=column in ("Batch", "Chunk", "Call"),
         )
     return table
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from batch_pipeline.cli import options as opt
-from batch_pipeline.cli.output import OK, Output, grid, iso, moment, usd, usd_of
+from batch_pipeline.cli.output import OK, Output, cut, grid, iso, moment, usd, usd_of
 from batch_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _ID_COLUMNS = ("attempt_id", "client_request_id", "x-client-request-id")
 _COST_COLUMNS = ("cost_usd", "price_usd", "cost")
+_WHY_LENGTH = 60
 
 
 def reconcile(
@@ -199,7 +200,7 @@ def _list(voice: Output, lost: list[LostAttempt], *, simulated: bool) -> None:
             str(one.rows),
             moment(one.sent_at),
             usd(usd_of(one.worst_nano)),
-            escape(one.error or "the process that sent it is gone"),
+            escape(cut(one.error or "The process that sent it is gone.", _WHY_LENGTH)),
         )
     voice.out.print(table)
     voice.out.print(

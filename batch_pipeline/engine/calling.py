@@ -416,7 +416,7 @@ class Caller:
         if left > 0:
             await self._clock.sleep(left)
         await self._wire_slot()
-        if self._state.stopping or upstream.dead or upstream.gate.paused_s() > 0:
+        if self._state.stopped_short or upstream.dead or upstream.gate.paused_s() > 0:
             # Meanwhile another call has learned that none should be sent.
             self._leave_wire()
             upstream.gate.give_up(ticket)

@@ -200,8 +200,11 @@ class Engine:
             error=state.broken,
         )
         try:
+            given_up = {one.label: one.dead for one in self._known if one.dead}
             await asyncio.gather(
-                self._record(done.status, done.message, summary=_summary(done)),
+                self._record(
+                    done.status, done.message, summary={**_summary(done), "given_up": given_up}
+                ),
                 self._writer.post(RETIRE, self._owner.owner_id),
             )
         except Exception as error:

@@ -107,6 +107,11 @@ class RunState:
             or self.broken is not None
         )
 
+    @property
+    def stopped_short(self) -> bool:
+        """Whether even what is admitted should not be sent any more."""
+        return self.interrupted or bool(self.fatal) or self.broken is not None
+
     def stop(self) -> None:
         """Somebody asks to stop: nothing more is admitted, calls in flight come back."""
         if not self.interrupted:

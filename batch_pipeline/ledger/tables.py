@@ -313,7 +313,7 @@ runs = sa.Table(
     sa.Column("settings", sa.Text, nullable=False),
     sa.Column(
         "status", sa.String(20), nullable=False
-    ),  # running | done | interrupted | stopped | crashed
+    ),  # running | done | interrupted | stopped | budget | daily_limit | crashed
     sa.Column("message", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),

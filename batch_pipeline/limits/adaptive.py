@@ -23,6 +23,13 @@ _FIRST_WINDOW = 8.0
 
 _MIN_WINDOW = 3.0
 
+_SAME = 0.8
+_FALLS = 4
+_IGNORED = 64
+"""So many falls one after the other, with calls accepted in between, and the next refusals are not
+about the rate."""
+
+
 _DEPTH = 2.0
 """What a shallow bucket makes good of a pause, in calls."""
 
@@ -118,6 +125,10 @@ class Pacer:
         self._newer = _Mark(0.0, 0.0)
         self._last = _Mark(0.0, 0.0)
         self._in_vain = 0
+        self._falls = 0
+        self._fell_from = 0.0
+        self._measured: float | None = None
+        self._ignored = 0
         self._refusal_s = 0.0
         self._pause_s = 0.0
 
@@ -182,6 +193,10 @@ class Pacer:
             self._older.taken = min(self._older.taken, self._taken)
             self._pause_s = 0.0 if retry_after_s is None else retry_after_s
             return None
+        if self._ignored > 0:
+            self._ignored -= 1
+            self._pause_s = self._refusal_s if retry_after_s is None else retry_after_s
+            return None
         before = self._rate
         # Calls sent after the refused one belong to what follows.
         later = min((before or 0.0) * (now - sent_at), self._turns)
@@ -198,6 +213,12 @@ class Pacer:
                 # Together the lowest rate was driven, not this one.
                 before = min(before, 1.0 / self._gap_s)
             rate, reason = self._measure(before, here)
+            # Who names a wait keeps count.
+            if retry_after_s is None and self._falls_in_vain(before, rate, accepted):
+                rate, reason = (
+                    self._fell_from,
+                    "429s that do not follow the rate: not slowed by them",
+                )
         self._last = here
         self._start_from(now, rate)
         self._pause_s = self._quiet_s(rate) if retry_after_s is None else retry_after_s
@@ -228,6 +249,26 @@ class Pacer:
         self._sent_at = now
         self._start_from(now, shared_rate)
         return Change(before, shared_rate, "another process met the limit")
+
+    def _falls_in_vain(self, before: float, rate: float, accepted: float) -> bool:
+        """Whether refusals go on at the rate that was measured, again and again.
+
+        A limit refuses nothing of what is sent at the rate that it lets through. A server that
+        refuses by chance does, and would be paced ever more slowly.
+        """
+        if accepted < 0.5:
+            return False
+        last, self._measured = self._measured, rate
+        if last is None or rate >= _SAME * last:
+            self._falls, self._fell_from = 0, 0.0
+            return False
+        self._falls += 1
+        self._fell_from = max(self._fell_from, before)
+        if self._falls < _FALLS:
+            return False
+        self._falls = 0
+        self._ignored = _IGNORED
+        return True
 
     def _start_from(self, now: float, rate: float) -> None:
         self._rate = self._base = rate

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from batch_pipeline.ledger.batches import INPUT_ERROR
 from batch_pipeline.providers.base import ErrorKind
+from batch_pipeline.reports.fallback import bare_label
 from batch_pipeline.reports.model import BatchReport, FallbackCause, Hint
 from batch_pipeline.reports.words import (
     ESTIMATE_NAMES,
@@ -112,10 +113,16 @@ def _timed_out(report: BatchReport) -> list[Hint]:
 
 def _fallbacks(report: BatchReport) -> list[Hint]:
     steps = {
-        "key": "Correct the key: `batch-pipeline keys check`.",
-        "account": "Top the account up, or raise its quota with the provider.",
-        "model": "Correct the model's name in `route`.",
-        "refused": "Look at the account and the route: `batch-pipeline keys check`.",
+        "key": ("refuses the key", "Correct the key: `batch-pipeline keys check`."),
+        "account": (
+            "has no credit or quota left",
+            "Top the account up, or raise its quota with the provider.",
+        ),
+        "model": ("is not known to its provider", "Correct the model's name in `route`."),
+        "refused": (
+            "refuses every call",
+            "Look at the account and the route: `batch-pipeline keys check`.",
+        ),
     }
     found: dict[str, FallbackCause] = {}
     for fallback in report.fallbacks:
@@ -124,23 +131,39 @@ def _fallbacks(report: BatchReport) -> list[Hint]:
                 found.setdefault(cause.model, cause)
     return [
         Hint(
-            title=f"{model} is of no use at present",
-            text=f"It answered none of these calls: {cause.error.rstrip('. ')}.",
-            next_step=f"{steps[cause.kind]} Until then rows go down the route, at other models' "
-            "prices.",
+            title=f"{model} {steps[cause.kind][0]}",
+            text=f"Its own words: {cause.error.rstrip('. ')}.",
+            next_step=f"{steps[cause.kind][1]} Until then rows go down the route, at other "
+            "models' prices.",
         )
         for model, cause in found.items()
     ]
 
 
 def _rate_limited(report: BatchReport) -> list[Hint]:
+    known = {limit.model: limit for limit in report.limits if limit.dimension == "requests"}
+    unknown = (
+        "Name the key's tier (`tier: tier-1`) or its limit (`rate_limit`, requests per minute) in "
+        "defs.yaml: a limit that is known draws hardly any 429."
+    )
+
+    def step(model: str) -> str:
+        limit = known.get(bare_label(model))
+        if limit is None:
+            return unknown
+        where = "`rate_limit`" if limit.source == "user" else "`tier`"
+        return (
+            f"The run was set to {limit.amount:,.0f} requests a minute, which is more than the "
+            f"provider grants, or its tokens per minute are the bound: lower {where}, or set "
+            "`input_tokens_per_min`."
+        )
+
     return [
         Hint(
             title=f"{use.model} refused {percent(use.attempts_rate_limited / use.attempts)} of its "
             "calls for their rate",
             text=f"{plural(use.attempts_rate_limited, 'attempt')} of {use.attempts:,} met a 429.",
-            next_step="Name the key's tier (`tier: tier-1`) or its limit (`rate_limit`, requests "
-            "per minute) in defs.yaml: a limit that is known draws hardly any 429.",
+            next_step=step(use.model),
         )
         for use in report.models
         if use.attempts >= _ENOUGH_CALLS
@@ -150,7 +173,10 @@ def _rate_limited(report: BatchReport) -> list[Hint]:
 
 def _estimate_off(report: BatchReport) -> list[Hint]:
     check = report.estimate
-    for line in check.lines if check else ():
+    if check is None or report.fallbacks:
+        # Other models answered, at their prices: that is no fault of the estimate.
+        return []
+    for line in check.lines:
         off = line.deviation_percent
         if line.name == "cost_usd" and off is not None and abs(off) > _FAR_OFF_PERCENT:
             return [

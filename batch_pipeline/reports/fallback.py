@@ -37,10 +37,16 @@ _OF_THE_MODEL = (
     ErrorKind.TRANSIENT.value,
 )
 
-_KEY_WORDS = re.compile(r"api[ _-]?key|permission|unauthori[sz]ed", re.IGNORECASE)
-_MODEL_WORDS = re.compile(
-    r"\bmodels?\b.*\b(?:not|unknown|exist)|no longer available", re.IGNORECASE
+_KEY_WORDS = re.compile(
+    r"api[ _-]?key|\bkey\b.*\b(?:not work|invalid)|permission|unauthori[sz]ed", re.IGNORECASE
 )
+_ACCOUNT_WORDS = re.compile(r"\bno credit\b|credit balance|quota", re.IGNORECASE)
+_MODEL_WORDS = re.compile(
+    r"\bmodels?\b.*\b(?:not|unknown|exist)|no model|no longer available|does not list",
+    re.IGNORECASE,
+)
+# What a run adds to the provider's words.
+_OWN_WORDS = re.compile(r"\s*(?:Nothing more is sent|Rows not done stay).*", re.DOTALL)
 
 _PHRASES: Mapping[_Kind, str] = {
     "key": "refused the key",
@@ -241,7 +247,7 @@ def _given_up(name: str, summaries: Iterable[Mapping[str, Any]]) -> str:
     for summary in summaries:
         for label, why in summary.get("given_up", {}).items():
             if bare_label(label) == name:
-                return str(why)
+                return _OWN_WORDS.sub("", str(why))
     return ""
 
 
@@ -279,12 +285,12 @@ def _cause(
 
 
 def _fatal_kind(status: int, error: str) -> _Kind:
-    if status in (401, 403) or _KEY_WORDS.search(error):
-        return "key"
-    if status in (402, 429):
+    if status in (402, 429) or _ACCOUNT_WORDS.search(error):
         return "account"
     if status == 404 or _MODEL_WORDS.search(error):
         return "model"
+    if status in (401, 403) or _KEY_WORDS.search(error):
+        return "key"
     return "refused"
 
 

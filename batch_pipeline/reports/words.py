@@ -109,7 +109,9 @@ def figure(name: str, value: float | None) -> str:
 
 def deviation(off_percent: float | None) -> str:
     """`+3.2 %`."""
-    return "-" if off_percent is None else f"{off_percent:+,.1f} %"
+    if off_percent is None:
+        return "-"
+    return f"{off_percent:+,.1f} %" if off_percent else "0.0 %"
 
 
 def saving(usd: float | None) -> str:
@@ -242,7 +244,7 @@ def problems(report: BatchReport) -> list[Problem]:
             else f"Run `batch-pipeline retry {report.batch}` after the reset: finished rows cost "
             "nothing."
         )
-        found.append(Problem(_OUT_OF[newest.status], newest.message, "", step))
+        found.append(Problem(_OUT_OF[newest.status], _without_title(newest), "", step))
         retry = ""
     for cause in report.errors:
         shown = ", ".join(f"{row.number} ({row.item_id[:60]})" for row in cause.examples)
@@ -265,6 +267,14 @@ def problems(report: BatchReport) -> list[Problem]:
             )
         )
     return found
+
+
+def _without_title(run: RunReport) -> str:
+    """A run's message, which may begin with what the title says already."""
+    title = _OUT_OF[run.status]
+    if not run.message.lower().startswith(f"{title.lower()}: "):
+        return run.message
+    return run.message[len(title) + 2 :]
 
 
 def _newest(report: BatchReport) -> RunReport | None:

@@ -373,6 +373,7 @@ def plan_job(
     route = resolve_route(config, simulator)
     used = config.model_dump(mode="json", exclude={"folder", "schedule", "prompt_file"})
     probe = LlmRequest(route[0].model, system="", user="", temperature=step.temperature)
+    used["models"] = [endpoint.label for endpoint in route]
     refs = (ModelRef(endpoint.provider, endpoint.model) for endpoint in route)
     if warnings := [text for ref in refs for text in limits_of(config, ref)[1]]:
         used["warnings"] = warnings

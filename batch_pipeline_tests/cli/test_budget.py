@@ -24,7 +24,7 @@ def test_a_budget_ends_the_run_with_code_3_and_a_raised_one_finishes_it(cli: Cli
     again = cli(*run)
     assert again.code == 3, "the budget stays with the batch"
     words = " ".join((again.out + again.err).split())
-    assert f"budget reached: {done} of 60 rows done" in words and "of 0.10 USD" in words
+    assert f"Budget reached: {done} of 60 rows done" in words and "of 0.10 USD" in words
     assert "raise the budget and run again" in words
 
     raised = cli("retry", first.document["batch"], "--budget", "5", "--json")
@@ -70,7 +70,8 @@ def test_the_requests_of_a_day_end_the_run_with_code_3_and_the_rest_stays_pendin
     model = "google/gemini-3.1-flash-lite"
     assert cli("limits", "set", model, "--requests-per-day", "2").code == 0
     table = write_topics(cli.data / "rows.csv", topics(40, "daily"))
-    run = ("run", "roadmaps", "--input", str(table), "--pack", "10", "--rate-limit", "6000")
+    table_options = ("--input", str(table), "--pack", "10", "--rate-limit", "6000")
+    run = ("run", "roadmaps", *table_options, "--workers", "1")
     ended = cli(*run, "--json")
     assert ended.code == 3, ended.err
     assert ended.document["status"] == "daily_limit"

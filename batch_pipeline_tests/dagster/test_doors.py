@@ -315,5 +315,7 @@ def test_after_a_kill_the_next_run_ends_the_dead_one_and_finishes_the_batch(
     assert statuses.count("FAILURE") == 1, "the killed run is ended, not left as started"
     assert "STARTED" not in statuses
     settled, in_flight = here.count_attempts(state="settled"), here.count_attempts(state="sent")
-    assert settled == 12 and 1 <= in_flight <= 2
+    # Two calls on the wire and one written ahead; each of the three workers may besides have had a
+    # reply that was not committed yet.
+    assert settled == 12 and 1 <= in_flight <= 6
     assert here.simulator.summary()["attempts"] <= settled + in_flight

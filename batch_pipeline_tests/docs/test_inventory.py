@@ -1,4 +1,7 @@
-"""docs/decisions/roadmaps.md has every row of the reference system's inventory, once."""
+"""The pages of docs/decisions hold the reference systems' inventory: each row once, with a verdict.
+
+roadmaps.md has every row of its system; limits_and_money.md has a selection from the others.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +13,69 @@ import pytest
 from batch_pipeline_tests.conftest import REFERENCE
 from batch_pipeline_tests.docs.pages import DOCS, ROOT, prose, table_rows
 
-PAGE = DOCS / "decisions" / "roadmaps.md"
+ROADMAPS = DOCS / "decisions" / "roadmaps.md"
+MONEY = DOCS / "decisions" / "limits_and_money.md"
 INVENTORY = REFERENCE / "reference" / "INVENTORY.md"
 FAMILIES = re.compile(r"(?:F3|C3|X|W3)-\d+")
 
+_ID = re.compile(r"(?:[FCW]\d|X)-\d+b?")
 _PATH = re.compile(r"`((?:[\w-]+/)*[\w-]+(?:/|\.(?:py|md|yaml)))`")
 
 
 def decided() -> list[list[str]]:
-    """Rows of the page that begin with an id of these families."""
-    return [row for row in table_rows(prose(PAGE)) if FAMILIES.fullmatch(row[0])]
+    """Rows of both pages that begin with an id."""
+    pages = (ROADMAPS, MONEY)
+    return [row for page in pages for row in table_rows(prose(page)) if _ID.fullmatch(row[0])]
+
+
+def inventory() -> list[list[str]]:
+    """Rows of the inventory."""
+    if not INVENTORY.is_file():
+        pytest.skip("the inventory (shared/reference beside the checkout) is not here")
+    rows = table_rows(INVENTORY.read_text(encoding="utf-8"))
+    return [row for row in rows if _ID.fullmatch(row[0])]
 
 
 def test_every_id_is_decided_once_and_has_all_its_cells() -> None:
     ids = [row[0] for row in decided()]
     assert [name for name, count in Counter(ids).items() if count > 1] == []
-    assert Counter(name.split("-")[0] for name in ids) == {"F3": 64, "C3": 10, "X": 4, "W3": 7}
+    own = Counter(name.split("-")[0] for name in ids if FAMILIES.fullmatch(name))
+    assert own == {"F3": 64, "C3": 10, "X": 4, "W3": 7}
     assert {f"F3-{number:03}" for number in range(1, 65)} <= set(ids)
     assert all(all(row) for row in decided())
 
 
 def test_no_id_of_the_inventory_is_missing() -> None:
-    if not INVENTORY.is_file():
-        pytest.skip("the inventory (shared/reference beside the checkout) is not here")
-    wanted = {
-        row[0]
-        for row in table_rows(INVENTORY.read_text(encoding="utf-8"))
-        if FAMILIES.fullmatch(row[0])
-    }
-    assert wanted == {row[0] for row in decided()}
+    wanted = {row[0] for row in inventory() if FAMILIES.fullmatch(row[0])}
+    assert wanted == {row[0] for row in decided() if FAMILIES.fullmatch(row[0])}
+
+
+def test_no_id_is_made_up() -> None:
+    assert {row[0] for row in decided()} <= {row[0] for row in inventory()}
 
 
 def test_every_feature_is_met_bettered_or_decided() -> None:
-    for name, _, verdict, *_ in (row for row in decided() if row[0].startswith("F3")):
+    for name, _, verdict, *_ in (row for row in decided() if row[0].startswith("F")):
         assert re.match(r"(met|bettered|decided)\b", verdict), name
+
+
+def test_every_tier_of_the_articles_guide_is_in_the_table() -> None:
+    from batch_pipeline.limits.tiers import find_tier
+
+    said = re.compile(r"(\w+) (tier \d|free|paid): ([\d,]+)(?: requests/min)?, ([\d,]+)", re.I)
+    found = 0
+    for row in (row for row in decided() if re.fullmatch(r"F0-0(6[89]|7[0-5])", row[0])):
+        match = said.search(row[1])
+        assert match, row
+        provider, tier, requests, tokens = match.groups()
+        rates = find_tier(provider.lower(), "any-model", tier)
+        assert rates is not None
+        assert (rates.requests, rates.input_tokens) == (
+            float(requests.replace(",", "")),
+            float(tokens.replace(",", "")),
+        )
+        found += 1
+    assert found == 8
 
 
 def test_every_named_file_exists() -> None:

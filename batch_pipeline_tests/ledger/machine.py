@@ -83,7 +83,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def apply(self, operation: Operation[T], *parameters: Any) -> list[T]:
         """One group of parameters, as the writer applies them."""
-        return operation.apply(self.connection, self.now, parameters)
+        return list(operation.apply(self.connection, self.now, parameters))
 
     def owner(self, name: str) -> str:
         """The latest owner id of a process."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -55,7 +56,7 @@ rates_ = st.builds(
     requests=st.sampled_from([None, 60.0, 150.0, 600.0]),
     input_tokens=st.sampled_from([None, 6_000.0, 30_000.0]),
     output_tokens=st.sampled_from([None, 1_200.0]),
-    requests_per_day=st.sampled_from([None, None, 3.0, 9.0]),
+    requests_per_day=st.sampled_from([None, None, 2.0, 9.0]),
 )
 costs_ = st.tuples(st.just(1.0), st.sampled_from([0.0, 40.0, 300.0]), st.sampled_from([0.0, 10.0]))
 
@@ -86,14 +87,6 @@ class Limited(LedgerMachine):
             found.append(self.by_hand.get(dimension, min(amounts, default=None)))
         return tuple(found)  # type: ignore[return-value]
 
-    @rule(name=names_)
-    def beats(self, name: str) -> None:
-        self.beat(name)
-
-    @rule(name=names_)
-    def ends(self, name: str) -> None:
-        self.retire(name)
-
 
 # ---- turns ----
 
@@ -113,11 +106,11 @@ class Bucket:
     def take(self, go: float, seconds: float) -> None:
         """Check that every window that ends with this turn has room for it."""
         between = 0.0
-        for earlier, moved in reversed(self.events):
+        for count, (earlier, moved) in enumerate(reversed(self.events), 1):
             between += moved
             if earlier is not None:
                 # What the window holds but for its last request fits into its length.
-                assert between <= go - earlier + FUZZ_S
+                assert between <= go - earlier + count * FUZZ_S
         self.events.append((go, seconds))
         self.free_at = go + seconds
 
@@ -135,8 +128,8 @@ class Turn:
 class Turns(Limited):
     """Reservations, corrections and the day's count beside a model with buckets of its own."""
 
-    # three seconds before midnight in California
-    start = datetime(2026, 11, 22, 7, 59, 57, tzinfo=UTC).timestamp()
+    # a moment before midnight in California, so that turns of two days are within reach
+    start = datetime(2026, 11, 22, 8, tzinfo=UTC).timestamp() - 0.6
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,6 +143,14 @@ class Turns(Limited):
         owner = self.declare(name, rates)
         # As a gate does: what was read before may hold its own former limit.
         self.terms.pop(owner, None)
+
+    @rule(name=names_)
+    def beats(self, name: str) -> None:
+        self.beat(name)
+
+    @rule(name=names_)
+    def ends(self, name: str) -> None:
+        self.retire(name)
 
     @rule(name=names_)
     def dies(self, name: str) -> None:
@@ -180,9 +181,7 @@ class Turns(Limited):
             self.handed_out(owner, answer, costs, allowed)
             self.terms[owner] = answer.terms, allowed
 
-    def handed_out(
-        self, owner: str, answer: Reserved, costs: list[Cost], allowed: Amounts
-    ) -> None:
+    def handed_out(self, owner: str, answer: Reserved, costs: list[Cost], allowed: Amounts) -> None:
         assert answer.now == self.now
         assert list(answer.delays) == sorted(answer.delays)
         assert all(0.0 <= delay <= LOOK_AHEAD_S + FUZZ_S for delay in answer.delays)
@@ -222,21 +221,32 @@ class Turns(Limited):
             due = max(due, ends_at)
         return due, self.counted.get(day_of(KEY.provider, due), 0) + 1 <= per_day
 
-    @rule(back=st.integers(0, 5), used=st.tuples(st.floats(0.0, 500.0), st.floats(0.0, 30.0)))
-    def a_call_used_something_else(self, back: int, used: tuple[float, float]) -> None:
-        if back >= len(self.turns):
-            return
-        turn = self.turns[-1 - back]
-        moved = [0.0, 0.0, 0.0]
-        for place, real in enumerate(used, 1):
-            rate = turn.per_second[place]
-            if rate is not None:
-                moved[place] = (real - turn.cost[place]) / rate
-        self.apply(CORRECT, Correct(KEY, (moved[0], moved[1], moved[2])))
-        for bucket, seconds in zip(self.buckets, moved, strict=True):
-            if bucket.free_at is not None and seconds:
-                bucket.free_at += seconds
-                bucket.events.append((None, seconds))
+    @rule(
+        words=st.lists(
+            st.tuples(st.integers(0, 5), st.floats(0.0, 500.0), st.floats(0.0, 30.0)),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    def calls_used_something_else(self, words: list[tuple[int, float, float]]) -> None:
+        """Calls that end in one group tell what they really used."""
+        corrections = []
+        for back, *used in words:
+            if not self.turns:
+                return
+            turn = self.turns[-1 - back % len(self.turns)]
+            moved = [0.0, 0.0, 0.0]
+            for place, real in enumerate(used, 1):
+                rate = turn.per_second[place]
+                if rate is not None:
+                    moved[place] = (real - turn.cost[place]) / rate
+            corrections.append(Correct(KEY, (moved[0], moved[1], moved[2])))
+        self.apply(CORRECT, *corrections)
+        for correction in corrections:
+            for bucket, seconds in zip(self.buckets, correction.seconds, strict=True):
+                if bucket.free_at is not None and seconds:
+                    bucket.free_at += seconds
+                    bucket.events.append((None, seconds))
 
     @rule(seconds=st.tuples(*[st.sampled_from([0.0, 0.0, 0.7, 4.0])] * 3))
     def the_provider_says_that_it_is_empty(self, seconds: Cost) -> None:
@@ -274,6 +284,10 @@ class Turns(Limited):
     @rule(seconds=st.sampled_from([0.05, 0.3, 1.0, 2.5, OWNER_LEASE_S + 0.5]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+
+    @rule()
+    def nearly_a_day_passes(self) -> None:
+        self.now = next_day_at(KEY.provider, self.now + 10.0) - 0.6
 
     @invariant()
     def no_turn_is_forgotten_or_counted_twice(self) -> None:
@@ -315,7 +329,9 @@ class Process:
     held: int = 0
     usable: int = 0
     inside: int = 0
+    wanted: int = 0
     good_until: float = 0.0
+    limited: bool = False
 
 
 class SlotLeases(Limited):
@@ -324,105 +340,131 @@ class SlotLeases(Limited):
     def __init__(self) -> None:
         super().__init__()
         self.processes: dict[str, Process] = {}
+        for name in NAMES[:2]:
+            self.begin(name, 3.0)
 
     @property
     def limit(self) -> float | None:
         """How many calls may fly at once."""
         return self.allowed((None,) * 5)[DIMENSIONS.index(CONCURRENT)]
 
-    def look(self, owner: str, wanted: int) -> None:
+    def look(self, owner: str) -> None:
         """One lease, as a process makes it when calls wait, and every so often."""
         process = self.processes[owner]
+        wanted = process.wanted
         own = self.declared[owner]
+        others = [row for row in self.stored() if row.owner_id != owner]
         lease = Lease(KEY, owner, own, process.held, process.inside, wanted)
         [answer] = self.apply(LEASE, lease)
-        assert answer.limit == self.limit
+        limit = self.allowed(own)[DIMENSIONS.index(CONCURRENT)]
+        assert answer.limit == limit
         process.held, process.usable = answer.held, answer.usable
         process.good_until = self.now + answer.good_s
-        if answer.limit is None:
-            # Without a limit nobody counts; the next limit finds no call of this model in flight.
-            process.inside = process.held = process.usable = 0
+        process.limited = answer.limit is not None
+        if not self.alive(owner) or limit is None:
+            assert answer.held == answer.usable == 0
             return
-        assert answer.usable <= answer.limit
-        others = [other for other in self.processes if other != owner and self.alive(other)]
-        if not any(max(self.processes[one].held, self.processes[one].inside) for one in others):
-            need = process.inside + wanted
-            hungry = any(self.wanted(one) for one in others)
-            if need and not hungry:
-                assert answer.usable >= min(answer.limit, need), "what is free may be used"
+        assert answer.usable <= limit
+        need = process.inside + wanted
+        if need and not any(row.held or row.in_flight or row.wanted for row in others):
+            assert answer.usable >= min(limit, need), "what is free may be used"
 
-    def wanted(self, owner: str) -> int:
-        found = self.connection.execute(
-            sa.select(gates.c.wanted).where(gates.c.owner_id == owner)
-        ).scalar()
-        return found or 0
+    def stored(self) -> list[Any]:
+        """What live owners hold and want, as the ledger has it."""
+        columns = gates.c.owner_id, gates.c.held, gates.c.in_flight, gates.c.wanted
+        rows = self.connection.execute(sa.select(*columns))
+        return [row for row in rows if self.alive(row.owner_id)]
 
     def everyone_looks(self) -> None:
-        """Within a second each process comes by, and sees the limit that holds now."""
-        for owner in self.processes:
-            if self.works(owner):
-                self.look(owner, 0)
+        """Within a second each process comes by, tells what it has, and sees what holds now."""
+        present = [owner for owner in self.processes if self.works(owner)]
+        uncounted = any(one.inside > one.held for one in self.processes.values())
+        # Calls that began without a limit are known once their process has been there.
+        for owner in present * (2 if uncounted else 1):
+            self.look(owner)
 
-    @rule(name=names_, concurrent=st.sampled_from([None, 1.0, 3.0, 5.0]))
-    def begins(self, name: str, concurrent: float | None) -> None:
+    def begin(self, name: str, concurrent: float | None) -> None:
         owner = self.declare(name, Rates(concurrent=concurrent))
         self.processes.setdefault(owner, Process())
         self.everyone_looks()
 
-    @rule(name=names_, wanted=st.integers(0, 6))
-    def leases(self, name: str, wanted: int) -> None:
-        owner = self.owner(name)
-        if owner in self.processes and owner not in self.killed:
-            self.look(owner, wanted)
+    @rule(
+        name=names_,
+        what=st.sampled_from(["begins", "beats", "ends", "dies"]),
+        concurrent=st.sampled_from([None, 1.0, 3.0, 5.0]),
+    )
+    def a_process(self, name: str, what: str, concurrent: float | None) -> None:
+        """One rule for four events, so that calls come and go more often than processes."""
+        if what == "begins":
+            self.begin(name, concurrent)
+        elif what == "beats":
+            self.beat(name)
+        elif what == "ends":
+            self.processes.pop(self.retire(name), None)
+        else:
+            # Its slots are held until its lease ends: its calls may still be on their way.
+            process = self.processes.get(self.kill(name))
+            if process is not None and self.limit is None:
+                process.inside = 0  # nobody counted them
 
-    @rule(name=names_, calls=st.integers(1, 6))
-    def calls_start(self, name: str, calls: int) -> None:
-        process = self.processes.get(self.owner(name))
-        if process is None or self.owner(name) in self.killed or self.limit is None:
+    @rule(
+        steps=st.lists(
+            st.tuples(
+                names_, st.sampled_from(["lease", "start", "end", "wait"]), st.integers(0, 6)
+            ),
+            min_size=1,
+            max_size=8,
+        )
+    )
+    def calls_come_and_go(self, steps: list[tuple[str, str, int]]) -> None:
+        for name, step, count in steps:
+            owner = self.owner(name)
+            process = self.processes.get(owner)
+            if process is None or owner in self.killed:
+                continue
+            if step == "lease":
+                process.wanted = count
+                self.look(owner)
+            elif step == "start":
+                self.start_calls(owner, process, count)
+            elif step == "wait":
+                self.now += 2.0 * count
+            else:
+                process.inside = max(0, process.inside - count)
+
+    def start_calls(self, owner: str, process: Process, count: int) -> None:
+        """As many as the process believes that it may; it does not know who else is alive."""
+        if not process.limited:
+            process.inside += count if self.alive(owner) else 0
             return
-        for _ in range(calls):
+        for _ in range(count):
             if process.inside < process.usable and self.now < process.good_until:
                 process.inside += 1
-                flying = sum(
-                    one.inside for owner, one in self.processes.items() if self.alive(owner)
-                )
-                assert flying <= self.limit
+                process.wanted = max(0, process.wanted - 1)
+                assert self.alive(owner), "its slots are others' by now"
+                live = [one for name, one in self.processes.items() if self.alive(name)]
+                assert self.limit is None or sum(one.inside for one in live) <= self.limit
 
-    @rule(name=names_, calls=st.integers(1, 6))
-    def calls_end(self, name: str, calls: int) -> None:
-        process = self.processes.get(self.owner(name))
-        if process is not None and self.owner(name) not in self.killed:
-            process.inside = max(0, process.inside - calls)
-
-    @rule(amount=st.sampled_from([1.0, 2.0, 4.0, 8.0]))
-    def an_operator_sets_the_limit(self, amount: float) -> None:
-        set_limits(self.connection, self.now, EVERYWHERE, {CONCURRENT: amount})
-        self.by_hand[CONCURRENT] = amount
+    @rule(amount=st.sampled_from([None, 1.0, 2.0, 4.0, 8.0]))
+    def an_operator_sets_or_clears_the_limit(self, amount: float | None) -> None:
+        if amount is None:
+            clear_limits(self.connection, EVERYWHERE)
+            self.by_hand = {}
+        else:
+            set_limits(self.connection, self.now, EVERYWHERE, {CONCURRENT: amount})
+            self.by_hand[CONCURRENT] = amount
         self.everyone_looks()
 
     @rule()
-    def an_operator_clears_the_limit(self) -> None:
-        clear_limits(self.connection, EVERYWHERE)
-        self.by_hand = {}
-        self.everyone_looks()
-
-    @rule(name=names_)
-    def dies(self, name: str) -> None:
-        """Its slots are held until its lease ends: its calls may still be on their way."""
-        self.kill(name)
-
-    @rule(seconds=st.sampled_from([0.25, 1.0, OWNER_LEASE_S / 2, OWNER_LEASE_S + 0.5]))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
+    def leases_run_out(self) -> None:
+        self.now += OWNER_LEASE_S + 0.5
 
     @invariant()
     def who_holds_slots_is_in_the_ledger(self) -> None:
-        rows = self.connection.execute(sa.select(gates.c.owner_id, gates.c.held))
-        stored = dict(rows.tuples().all())
-        for owner, process in self.processes.items():
-            if self.alive(owner):
-                assert stored.get(owner, 0) == process.held
-                assert process.inside <= process.held or self.limit is None
+        for row in self.stored():
+            process = self.processes[row.owner_id]
+            assert row.held == process.held
+            assert process.inside <= process.held or self.limit is None
 
 
 TestSlotLeases = SlotLeases.TestCase
