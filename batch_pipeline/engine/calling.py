@@ -170,7 +170,11 @@ class Caller:
                 return None
             left = [one for one in route if not one.dead and one not in exhausted]
             if all(one.quota_until > now for one in left):
-                self._state.run_out(*left[0].quota_why)
+                if all(one.dead or one.quota_until > now for one in self._upstreams):
+                    self._state.run_out(*left[0].quota_why)
+                else:
+                    # Rows with another route go on.
+                    self._state.left_behind = self._state.left_behind or left[0].quota_why
                 return None
             self._check_outage(left, now)
             self._state.note = (
@@ -225,7 +229,7 @@ class Caller:
     def _leave_behind(self, route: Route) -> None:
         """Nobody is left to ask these rows: they stay pending; others may go on."""
         message = " ".join(one.dead for one in route)
-        self._state.left_behind = self._state.left_behind or message
+        self._state.left_behind = self._state.left_behind or ("stopped", message)
         if all(one.dead for one in self._upstreams):
             self._state.stop_for_good(message)
 

@@ -127,6 +127,7 @@ class Engine:
             maxsize=min(_MAX_QUEUED_PACKS, max(2, job.settings.workers))
         )
         self._parked: dict[str, Member] = {}
+        self._later: list[Member] = []
         self._asked_rows = 0
         self._staff: set[asyncio.Task[None]] = set()
         self._state.on_capacity = self._hire
@@ -235,11 +236,10 @@ class Engine:
             return "stopped", state.fatal
         if state.interrupted:
             return "interrupted", ""
-        if state.ran_out is not None:
-            status, message = state.ran_out
+        ran_out = state.ran_out or state.left_behind
+        if ran_out is not None:
+            status, message = ran_out
             return status, message or self._budget_reached(self._caller.short)
-        if state.left_behind:
-            return "stopped", state.left_behind
         return "done", ""
 
     def _budget_reached(self, short: Short | None) -> str:
@@ -442,7 +442,7 @@ class Engine:
             await self._load(state)
             await self._adopt_parked()
         await self._flush()
-        while self._parked:
+        while self._parked or (self._later and not self._state.put_off):
             await self._clock.sleep(_PARKED_POLL_S)
             await self._writer.post(BURY_DEAD, this_host())
             await self._adopt_parked()
@@ -526,16 +526,16 @@ class Engine:
 
     def _questions(self, state: ChunkState, rows: Iterable[tuple[Item, Route]]) -> list[Member]:
         """One member for each distinct question among `rows`."""
-        found: dict[str, Member] = {}
+        found: dict[tuple[str, Route], Member] = {}
         for item, route in rows:
             content = self._step.content(item.row)
             key = self._keys.key(content)
-            known = found.get(key)
+            known = found.get((key, route))
             if known is not None:
                 known.rows.append((state, item))
                 known.fresh_after = max(known.fresh_after, item.fresh_after)
                 continue
-            found[key] = Member(
+            found[key, route] = Member(
                 key=key,
                 content=content,
                 tokens=estimate_item_tokens(content),
@@ -550,6 +550,10 @@ class Engine:
         fresh: list[Member] = []
         for member in members:
             known = self._state.members.get(member.key)
+            if known is not None and known.route != member.route:
+                # The same question to another model: asked once this one is answered.
+                self._later.append(member)
+                continue
             if known is not None:
                 known.rows.extend(member.rows)
                 known.fresh_after = max(known.fresh_after, member.fresh_after)
@@ -606,8 +610,11 @@ class Engine:
 
     async def _adopt_parked(self) -> None:
         """Finish parked questions that others have answered; ask those that others gave up."""
-        if not self._parked:
+        if not self._parked and not self._later:
             return
+        ready = [one for one in self._later if one.key not in self._state.members]
+        self._later = [one for one in self._later if one.key in self._state.members]
+        await self._claim(ready)
         stored = await asyncio.to_thread(self._look_up, list(self._parked.values()))
         left: list[Member] = []
         for key, member in list(self._parked.items()):

@@ -58,7 +58,8 @@ class RunState:
         before_send: tasks that wait and may be cancelled without losing a paid answer.
         interrupted: somebody asked it to stop.
         fatal: why nothing more can succeed.
-        left_behind: why some rows cannot be asked although others can.
+        left_behind: how the run ends because some rows could not be asked although others could:
+            status and words.
         ran_out: why what is left must wait: `budget` or `daily_limit`, and the same in words.
         broken: what went wrong with the engine or the ledger.
         opening: ends when the gates are open.
@@ -90,7 +91,7 @@ class RunState:
         self.before_send: set[asyncio.Task[Any]] = set()
         self.interrupted = False
         self.fatal = ""
-        self.left_behind = ""
+        self.left_behind: tuple[str, str] | None = None
         self.ran_out: tuple[str, str] | None = None
         self.broken: BaseException | None = None
         self.opening: asyncio.Task[None] | None = None

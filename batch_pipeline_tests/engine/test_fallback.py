@@ -194,3 +194,26 @@ def test_auto_asks_the_cheapest_provider_that_has_a_key(
     }
     assert bench.run(batch).outcomes == {"succeeded": 20}
     assert answered_by(bench, batch) == {job.route[0].label: 20}
+
+
+def test_the_same_question_to_two_models_is_asked_of_both(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    rows = [dict(topics(1)[0], route=route) for route in ("", "openai", "", "openai")]
+    bench = Bench(tmp_path, simulator, route=SECOND)
+    batch = bench.ingest(write_rows(tmp_path / "twice.csv", rows))
+    assert bench.run(batch).outcomes == {"succeeded": 4}
+    assert answered_by(bench, batch) == {SECOND: 2, "openai/gpt-6-luna": 2}
+    assert len(simulator.journal()) == 2
+
+
+def test_rows_of_another_route_go_on_when_one_models_day_is_used_up(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, simulator, route=SECOND, pack=1, requests_per_day=5, workers=2)
+    batch = bench.ingest(with_routes(tmp_path, "", "openai", each=5))
+    assert bench.run(batch).outcomes == {"succeeded": 10}
+    more = bench.ingest(with_routes(tmp_path, "openai", "anthropic", each=4), "more")
+    ran = bench.run(more, "more")
+    assert ran.done.status == "daily_limit"
+    assert ran.outcomes == {"succeeded": 4, "pending": 4}
