@@ -64,7 +64,6 @@ def estimate(
     verbose: opt.Verbose = False,
 ) -> int:
     """Say what a run would ask, cost and take; spends nothing, unless --sample runs some rows."""
-    from batch_pipeline.cli.run import choose_source
     from batch_pipeline.doors import RunRequest
     from batch_pipeline.settings import load_settings
     from batch_pipeline.workloads.compare import Target, compared_routes
@@ -74,7 +73,7 @@ def estimate(
     voice = Output(json, verbose)
     settings = load_settings()
     config = load_workload_config(workload)
-    source = choose_source(config, input_, roadmap, batch)
+    source = opt.choose_source(config, input_, roadmap, batch)
     knobs = opt.given(
         route=route[0] if route else None,
         workers=workers,
@@ -251,7 +250,7 @@ def _run_sample(
     pack: int,
 ) -> _Sample:
     """Run `rows` rows the usual way, in up to five parts spread over the batch's chunks."""
-    from batch_pipeline.cli.run import exit_code
+    from batch_pipeline.cli.output import exit_code
     from batch_pipeline.doors import run_batch
 
     voice.realm_notice(realm)

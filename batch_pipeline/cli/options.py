@@ -6,10 +6,17 @@ What belongs here: option declarations and turning them into knobs. What does no
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from batch_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from batch_pipeline.workloads.config import WorkloadConfig
+
+_ROADMAP = "roadmap:"
 _MOST_WORKERS = 10_000
 _LEAST_USD = 0.000001
 
@@ -128,3 +135,40 @@ OutputFolder = Annotated[
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given: an absent one must not outrank defs.yaml."""
     return {name: value for name, value in options.items() if value not in (None, False)}
+
+
+def roadmap_folders(config: WorkloadConfig, option: str) -> list[Path]:
+    """Where the workload looks for roadmaps.
+
+    Raises:
+        UsageError: `option` belongs to another workload.
+    """
+    from batch_pipeline.workloads.roadmaps.workload import RoadmapsWorkload
+
+    domain = config.domain
+    if not isinstance(domain, RoadmapsWorkload):
+        raise UsageError(
+            f"{option} belongs to the workload roadmaps, not to {config.workload}.",
+            "Name a table with --input.",
+        )
+    return list(domain.roadmap_folders)
+
+
+def choose_source(
+    config: WorkloadConfig, input_: str | None, roadmap: str | None, batch: str | None
+) -> str | None:
+    """What to read, or None for a batch that was ingested before."""
+    if input_ and roadmap:
+        raise UsageError("--input and --roadmap both name a table.", "Give one of them.")
+    if roadmap:
+        roadmap_folders(config, "--roadmap")
+        return f"{_ROADMAP}{roadmap}"
+    if not input_ and not batch:
+        raise UsageError(
+            "There is nothing to run: no table and no batch is named.",
+            f"Give --input TABLE.csv, or --batch with an ingested batch, for example "
+            f"`batch-pipeline run {config.workload} --input TABLE.csv`.",
+        )
+    if input_ is None or input_.startswith(_ROADMAP):
+        return input_
+    return str(Path(input_).expanduser().resolve())

@@ -27,6 +27,8 @@ LIMIT_REACHED = 3
 USAGE = 64
 INTERRUPTED = 130
 
+_ENDED_WELL = frozenset({"done", "exported"})
+
 SIMULATED_NOTICE = "SIMULATED: no provider was called and nothing was paid."
 
 _NANO = 1_000_000_000
@@ -154,3 +156,17 @@ def cut(text: str, length: int) -> str:
     """One line of at most `length` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def exit_code(status: str, outcomes: dict[str, int]) -> int:
+    """130 before 3 before 1 before 2.
+
+    Skipped rows, and those that --limit left pending, are no failure.
+    """
+    if status == "interrupted":
+        return INTERRUPTED
+    if status in ("budget", "daily_limit"):
+        return LIMIT_REACHED
+    if status not in _ENDED_WELL or outcomes.get("failed"):
+        return SOME_FAILED
+    return ONLY_BLOCKED if outcomes.get("blocked") else OK

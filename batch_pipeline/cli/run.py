@@ -15,11 +15,9 @@ import typer
 from batch_pipeline.cli import options as opt
 from batch_pipeline.cli.output import (
     INTERRUPTED,
-    LIMIT_REACHED,
     OK,
-    ONLY_BLOCKED,
-    SOME_FAILED,
     Output,
+    exit_code,
     usd,
     usd_of,
 )
@@ -36,11 +34,9 @@ _STAGES = {
     "llm": "Asking …",
     "report": "Writing the report and the deliverables …",
 }
-_ROADMAP = "roadmap:"
 _DEMO_SAMPLE = "platform-engineer.csv"
 _DEMO_RATE = 240.0
 # What a retry does not take over from the run before: they bounded or widened that run only.
-_ENDED_WELL = frozenset({"done", "exported"})
 _ONE_RUN_ONLY = frozenset(
     {"workload", "realm", "left_out", "limit", "include_blocked", "no_enrich", "chunk_size"}
 )
@@ -91,7 +87,7 @@ def run(
     config = load_workload_config(workload)
     if list_:
         return _list_roadmaps(voice, config)
-    source = choose_source(config, input_, roadmap, batch)
+    source = opt.choose_source(config, input_, roadmap, batch)
     knobs = opt.given(
         route=route,
         workers=workers,
@@ -229,45 +225,13 @@ def demo(json: opt.Json = False, verbose: opt.Verbose = False) -> int:
 def _list_roadmaps(voice: Output, config: WorkloadConfig) -> int:
     from batch_pipeline.workloads.roadmaps.folder import list_roadmaps
 
-    found = list_roadmaps(_roadmap_folders(config, "--list"))
+    found = list_roadmaps(opt.roadmap_folders(config, "--list"))
     voice.emit({"roadmaps": [{"name": name, "topics": topics} for name, topics in found]})
     for name, topics in found:
         size = "cannot be read" if topics is None else f"{topics:,} topics"
         voice.out.print(f"{name:<40} {size}", markup=False)
     voice.out.print(f"{len(found)} roadmaps; run one with --roadmap NAME.")
     return OK
-
-
-def _roadmap_folders(config: WorkloadConfig, option: str) -> list[Path]:
-    from batch_pipeline.workloads.roadmaps.workload import RoadmapsWorkload
-
-    domain = config.domain
-    if not isinstance(domain, RoadmapsWorkload):
-        raise UsageError(
-            f"{option} belongs to the workload roadmaps, not to {config.workload}.",
-            "Name a table with --input.",
-        )
-    return list(domain.roadmap_folders)
-
-
-def choose_source(
-    config: WorkloadConfig, input_: str | None, roadmap: str | None, batch: str | None
-) -> str | None:
-    """What to read, or None for a batch that was ingested before."""
-    if input_ and roadmap:
-        raise UsageError("--input and --roadmap both name a table.", "Give one of them.")
-    if roadmap:
-        _roadmap_folders(config, "--roadmap")
-        return f"{_ROADMAP}{roadmap}"
-    if not input_ and not batch:
-        raise UsageError(
-            "There is nothing to run: no table and no batch is named.",
-            f"Give --input TABLE.csv, or --batch with an ingested batch, for example "
-            f"`batch-pipeline run {config.workload} --input TABLE.csv`.",
-        )
-    if input_ is None or input_.startswith(_ROADMAP):
-        return input_
-    return str(Path(input_).expanduser().resolve())
 
 
 def _check_before(settings: Settings, config: WorkloadConfig, request: RunRequest) -> None:
@@ -409,17 +373,3 @@ def run_document(result: RunResult) -> dict[str, Any]:
         "deliverables": [str(path) for path in result.deliverables],
         "warnings": list(result.warnings),
     }
-
-
-def exit_code(status: str, outcomes: dict[str, int]) -> int:
-    """130 before 3 before 1 before 2.
-
-    Skipped rows, and those that --limit left pending, are no failure.
-    """
-    if status == "interrupted":
-        return INTERRUPTED
-    if status in ("budget", "daily_limit"):
-        return LIMIT_REACHED
-    if status not in _ENDED_WELL or outcomes.get("failed"):
-        return SOME_FAILED
-    return ONLY_BLOCKED if outcomes.get("blocked") else OK

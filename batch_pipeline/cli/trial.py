@@ -90,7 +90,6 @@ def try_rows(
     verbose: opt.Verbose = False,
 ) -> int:
     """Ask about a few rows now, and show two prompts or models side by side with their cost."""
-    from batch_pipeline.cli.run import choose_source
     from batch_pipeline.settings import load_settings
     from batch_pipeline.workloads.config import load_workload_config
     from batch_pipeline.workloads.runner import new_items, resolve_route, simulator_url
@@ -99,7 +98,7 @@ def try_rows(
     settings = load_settings()
     realm = settings.realm(simulate)
     config = load_workload_config(workload)
-    source = choose_source(config, input_, roadmap, None)
+    source = opt.choose_source(config, input_, roadmap, None)
     assert source is not None
     first = _variant(config, prompt, route)
     configs = {"A": first}

@@ -114,7 +114,7 @@ class Caller:
                 return self._outage(pack, error, last_round)
             if upstream.label not in built:
                 built[upstream.label] = self._build(pack, upstream)
-            probe = upstream.breaker.state != "closed"
+            probe = trip.probe = upstream.breaker.state != "closed"
             upstream.breaker.begin(self._clock.now())
             answer = None
             try:
@@ -420,7 +420,8 @@ class Caller:
         if left > 0:
             await self._clock.sleep(left)
         await self._wire_slot()
-        if self._state.stopped_short or upstream.dead or upstream.gate.paused_s() > 0:
+        unwanted = upstream.is_left and not (trip.probe and not upstream.dead)
+        if self._state.stopped_short or unwanted or upstream.gate.paused_s() > 0:
             # Meanwhile another call has learned that none should be sent.
             self._leave_wire()
             upstream.gate.give_up(ticket)

@@ -79,6 +79,7 @@ class Trip:
         parent: the request whose answer it repairs.
         reason: why it is asked.
         sent: at least one attempt was sent.
+        probe: it tries whether an upstream that was down answers again.
         tries: attempts at each upstream that failed for passing reasons.
         pauses: 429s met so far at each upstream.
         refused_since: when the first of a row of 429s came (UTC seconds).
@@ -88,6 +89,7 @@ class Trip:
     parent: str | None
     reason: str
     sent: bool = False
+    probe: bool = False
     tries: dict[str, int] = field(default_factory=dict)
     pauses: dict[str, int] = field(default_factory=dict)
     refused_since: float | None = None

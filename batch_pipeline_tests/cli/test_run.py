@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.cli.run import exit_code
+from batch_pipeline.cli.output import exit_code
 from batch_pipeline_tests.cli.conftest import Cli, topics, write_topics
 from batch_pipeline_tests.simulator.running import INSTANT
 

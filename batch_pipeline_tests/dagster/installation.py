@@ -77,6 +77,10 @@ class Installation:
         with self.ledger(realm) as ledger, ledger.read() as connection:
             return int(connection.execute(statement).scalar_one())
 
+    def count_sent(self) -> int:
+        """Attempts that went onto the wire: one written ahead and not sent is refunded."""
+        return self.count_attempts() - self.count_attempts(state="refunded")
+
     def statuses(self, instance: dg.DagsterInstance) -> dict[str, str | None]:
         """What the UI shows for each chunk."""
         keys = instance.get_dynamic_partitions("roadmaps_chunks")

@@ -128,13 +128,13 @@ def test_a_model_given_up_before_the_first_call_is_told_in_the_runs_own_words(
     bench = Bench(tmp_path, simulator, route=SECOND, pack=5)
     batch = ingest(bench, tmp_path, 10)
     ran = bench.run(batch)
-    used = {**ran.job.used, "route": ROUTE}
+    used = {**ran.job.used, "route": ROUTE, "models": [FIRST, SECOND]}
     why = "The key …abcd of anthropic does not work: invalid x-api-key."
     told = f"{why} Rows not done stay pending. Check the key, then run again."
     [answered] = report_of(bench, batch).runs
     assert answered.given_up == {} and answered.counts is not None
     with bench.open() as ledger:
-        summary = {"given_up": {FIRST: told}, **_summary(bench)}
+        summary = {**_summary(bench), "given_up": {FIRST: told}}
         record = RunRecord(
             "run", "simulated", "roadmaps", batch.batch_id, "nobody", used, "running", "", summary
         )
