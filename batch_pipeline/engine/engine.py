@@ -72,6 +72,7 @@ _AHEAD = 0.5
 the time that takes."""
 
 _UNPACED_PER_S = 100.0
+_MANY = 32
 
 
 class LeaseLostError(BatchPipelineError):
@@ -302,7 +303,7 @@ class Engine:
         self._state.wire_limit = wire
         rates = [one.gate.requests_per_s for one in live]
         paced = any(rate is not None and rate < _UNPACED_PER_S for rate in rates)
-        return wire if paced else wire + int(wire * _AHEAD)
+        return wire if paced or wire < _MANY else wire + int(wire * _AHEAD)
 
     def _hire(self) -> None:
         """Start workers until there are as many as wanted; they leave by themselves."""
@@ -645,7 +646,13 @@ class Engine:
 
     async def _worker(self) -> None:
         """A slot: at most one request of this worker is in flight."""
-        while len(self._staff) <= self._wanted_workers():
+        myself = asyncio.current_task()
+        assert myself is not None
+        while True:
+            if len(self._staff) > self._wanted_workers():
+                # At once: the others count who is left.
+                self._staff.discard(myself)
+                return
             pack = await self._packs.get()
             if pack is None:
                 # for the next one
