@@ -14,7 +14,7 @@ help:
 	@echo "make test    the tests (TESTS=path to run some)"
 	@echo "make check   formatting, lint, types, import rules, Dagster definitions"
 	@echo "make dev     the Dagster UI on http://127.0.0.1:3000"
-	@echo "make bench   throughput and limiter figures against the simulator"
+	@echo "make bench   engine and peers against the simulator: speed, limits, crash, memory, cost"
 	@echo "make lock    resolve requirements.lock anew from pyproject.toml"
 	@echo "make clean   remove .venv and caches (data/ stays)"
 

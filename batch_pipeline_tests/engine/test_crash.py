@@ -90,7 +90,9 @@ def test_a_stop_settles_calls_in_flight_and_the_next_run_asks_only_for_the_rest(
     assert ran.done.status == "interrupted"
     assert 0 < ran.outcomes["succeeded"] < 400
     assert ran.outcomes["succeeded"] + ran.outcomes["pending"] == 400
-    assert set(states(bench)) == {AttemptState.SETTLED.value}, "what was in flight is settled"
+    # one that was written ahead and not sent any more is refunded
+    known = set(states(bench)) - {AttemptState.REFUNDED.value}
+    assert known == {AttemptState.SETTLED.value}, "what was in flight is settled"
 
     simulator.configure()
     assert bench.run(batch, "resumed").outcomes == {"succeeded": 400}

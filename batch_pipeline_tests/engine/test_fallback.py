@@ -72,14 +72,14 @@ def test_after_an_outage_the_first_provider_is_used_again(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.configure(
-        faults=[{"kind": "status", "status": 503, "provider": "anthropic", "count": 8}]
+        faults=[{"kind": "status", "status": 503, "provider": "anthropic", "count": 6}]
     )
     bench = Bench(tmp_path, simulator, route=ROUTE, pack=1, workers=4, rate_limit=6_000)
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", topics(400)))
     ran = bench.run(batch, breaker=BREAKER)
     assert ran.outcomes == {"succeeded": 400}
     models = answered_by(bench, batch)
-    assert models[FIRST] > 100 and models[SECOND] > 0
+    assert models[FIRST] > 50 and models[SECOND] > 0
 
 
 def test_a_provider_that_is_down_alone_stops_the_run_with_its_rows_pending(

@@ -79,7 +79,8 @@ def test_a_forced_run_that_was_killed_asks_only_for_what_it_had_not_asked(
     assert force(bench, batch) == 0, "the forced generation goes on"
     ran = bench.run(batch, "resumed")
     assert ran.outcomes == {"succeeded": 300}
-    assert 30 <= len(simulator.journal()) <= 30 + 2, "only calls in flight were paid twice"
+    # two workers: one call each on the wire, and one each whose settlement was not committed yet
+    assert 30 <= len(simulator.journal()) <= 30 + 4, "only calls in flight were paid twice"
 
 
 def test_force_with_a_limit_asks_so_many_rows_and_keeps_the_others_answers(
