@@ -128,7 +128,7 @@ def test_after_a_stop_the_next_run_need_not_wait_for_anything(bench: Bench, tmp_
     done = thread.stop_and_drain()
     assert done.status == "interrupted"
     ended = states(bench)
-    # A call that was written down and not yet on the wire when the stop came is refunded; all others are answered.
+    # What was written down and not yet on the wire is refunded; all else is answered.
     assert set(ended) <= {AttemptState.SETTLED.value, AttemptState.REFUNDED.value}
     assert ended[AttemptState.SETTLED.value] == len(bench.simulator.journal())
 
