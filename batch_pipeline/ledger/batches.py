@@ -93,6 +93,7 @@ class Item:
     cost_nano: int
     fresh_after: float
     attempt_id: str | None
+    lane_tries: int = 0
 
 
 def chunk_key(batch_id: str, position: int) -> str:
@@ -485,6 +486,7 @@ def start_generation(ledger: Ledger, batch_id: str, limit: int | None = None) ->
                 error_kind=None,
                 settled_at=None,
                 fresh_after=now,
+                lane_tries=0,
             )
         )
         return int(done.rowcount)
@@ -627,6 +629,7 @@ _FINISH = (
         error=sa.bindparam("error"),
         cost_nano=items.c.cost_nano + sa.bindparam("b_cost"),
         settled_at=sa.bindparam("settled_at"),
+        lane_tries=0,
     )
 )
 

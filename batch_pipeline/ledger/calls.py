@@ -14,7 +14,7 @@ import socket
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ from batch_pipeline.ledger.spend import (
 from batch_pipeline.ledger.store import execute_many, upsert
 from batch_pipeline.ledger.tables import (
     AttemptState,
+    Outcome,
     attempts,
     claims,
     gates,
+    items,
     limit_rates,
     owners,
     pauses,
@@ -106,7 +108,8 @@ HEARTBEAT: Operation[bool] = Operation("heartbeat", 0, _beat)
 """Register an owner, or renew its lease; False when the lease has run out and is not renewed."""
 
 
-def _retire(connection: sa.Connection, now: float, requests: Sequence[str]) -> list[None]:
+def retire_owners(connection: sa.Connection, now: float, requests: Sequence[str]) -> list[None]:
+    """End owners: their claims and leases are free at once."""
     for owner_id in requests:
         connection.execute(claims.delete().where(claims.c.owner_id == owner_id))
         connection.execute(limit_rates.delete().where(limit_rates.c.owner_id == owner_id))
@@ -117,7 +120,7 @@ def _retire(connection: sa.Connection, now: float, requests: Sequence[str]) -> l
     return [None] * len(requests)
 
 
-RETIRE: Operation[None] = Operation("retire owner", 99, _retire)
+RETIRE: Operation[None] = Operation("retire owner", 99, retire_owners)
 """End an owner: its claims and leases are free at once."""
 
 
@@ -131,7 +134,7 @@ def _bury(connection: sa.Connection, now: float, requests: Sequence[str]) -> lis
             )
         ).all()
         dead = [owner_id for owner_id, pid in live if not process_lives(pid)]
-        _retire(connection, now, dead)
+        retire_owners(connection, now, dead)
         live_owners = sa.select(owners.c.owner_id).where(owners.c.lease_expires_at > now)
         connection.execute(claims.delete().where(claims.c.owner_id.not_in(live_owners)))
         connection.execute(limit_rates.delete().where(limit_rates.c.owner_id.not_in(live_owners)))
@@ -272,10 +275,12 @@ class Claimed:
     Attributes:
         mine: keys that this owner now holds.
         results: answers that were stored since the caller looked; the key may be in `mine` as well.
+        enqueued: keys that lines of provider jobs ask about: their answers may take a day.
     """
 
     mine: frozenset[str]
     results: dict[str, StoredResult]
+    enqueued: frozenset[str] = frozenset()
 
 
 def _claim(connection: sa.Connection, now: float, requests: Sequence[ClaimKeys]) -> list[Claimed]:
@@ -304,18 +309,20 @@ def _claim(connection: sa.Connection, now: float, requests: Sequence[ClaimKeys])
             ],
         )
         mine: set[str] = set()
+        enqueued: set[str] = set()
         for page in _pages(keys):
-            mine.update(
-                connection.execute(
-                    sa.select(claims.c.cache_key).where(
-                        claims.c.realm == request.realm,
-                        claims.c.cache_key.in_(page),
-                        claims.c.owner_id == request.owner_id,
-                    )
-                ).scalars()
+            held = connection.execute(
+                sa.select(claims.c.cache_key, claims.c.owner_id, claims.c.lane).where(
+                    claims.c.realm == request.realm, claims.c.cache_key.in_(page)
+                )
             )
+            for key, owner_id, lane in held:
+                if owner_id == request.owner_id:
+                    mine.add(key)
+                elif lane == "batch":
+                    enqueued.add(key)
         stored = find_results(connection, request.realm, keys, request.models)
-        answers.append(Claimed(frozenset(mine), stored))
+        answers.append(Claimed(frozenset(mine), stored, frozenset(enqueued)))
     return answers
 
 
@@ -466,6 +473,7 @@ class NewAttempt:
     provider_day: str
     timeout_s: float
     budgets: tuple[Budget, ...] = ()
+    job_id: str | None = None
 
 
 _ATTEMPT_FIELDS = [name for name in NewAttempt.__slots__ if name not in ("timeout_s", "budgets")]
@@ -497,24 +505,37 @@ def _admit(
         for request in requests
     ]
     states = _pause_states(connection, set(keys))
-    budgeted = [budget.account for request in requests for budget in request.budgets]
-    balances = read_balances(connection, budgeted) if budgeted else {}
-    changes = Changes()
+    sheet = _Sheet(connection, requests)
     answers = []
-    rows = []
     for request, key in zip(requests, keys, strict=True):
         state = states[key]
         if state.paused_until > now:
             answers.append(Admission(False, state))
             continue
-        worst = request.worst_nano
-        short = find_short(connection, now, request.budgets, balances, worst, changes)
+        short = sheet.enter(now, request)
+        answers.append(Admission(short is None, state, short))
+    sheet.write()
+    return answers
+
+
+class _Sheet:
+    """Attempts that one transaction writes ahead, each within its budgets."""
+
+    def __init__(self, connection: sa.Connection, requests: Sequence[NewAttempt]) -> None:
+        self._connection = connection
+        budgeted = [budget.account for request in requests for budget in request.budgets]
+        self._balances = read_balances(connection, budgeted) if budgeted else {}
+        self._changes = Changes()
+        self._rows: list[dict[str, Any]] = []
+
+    def enter(self, now: float, request: NewAttempt) -> Short | None:
+        """Note an attempt as sent; the budget that it does not fit into, where it does not."""
+        worst, balances = request.worst_nano, self._balances
+        short = find_short(self._connection, now, request.budgets, balances, worst, self._changes)
         if short is not None:
-            answers.append(Admission(False, state, short))
-            continue
-        answers.append(Admission(True, state))
+            return short
         accounts = _accounts(request)
-        changes.change_state(accounts, None, 0, AttemptState.SENT, worst)
+        self._changes.change_state(accounts, None, 0, AttemptState.SENT, worst)
         for account in accounts:
             if account in balances:
                 held = balances[account]
@@ -523,10 +544,30 @@ def _admit(
         row["state"] = AttemptState.SENT.value
         row["sent_at"] = now
         row["deadline_at"] = now + request.timeout_s
-        rows.append(row)
-    execute_many(connection, _INSERT_ATTEMPT, rows)
-    changes.write(connection)
-    return answers
+        self._rows.append(row)
+        return None
+
+    def write(self) -> None:
+        """Write what was noted."""
+        execute_many(self._connection, _INSERT_ATTEMPT, self._rows)
+        self._changes.write(self._connection)
+
+
+def admit_lines(
+    connection: sa.Connection, now: float, job_id: str, lines: Sequence[NewAttempt]
+) -> Short | None:
+    """Write the lines of a provider job ahead, all or none.
+
+    Returns:
+        The budget that they do not fit into together; None when they are written.
+    """
+    sheet = _Sheet(connection, lines)
+    for line in lines:
+        short = sheet.enter(now, replace(line, job_id=job_id))
+        if short is not None:
+            return short
+    sheet.write()
+    return None
 
 
 ADMIT: Operation[Admission] = Operation("admit", 10, _admit, overtakes=True)
@@ -558,6 +599,42 @@ class StoreResults:
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A row that a line of a provider job gave no answer; it stays pending.
+
+    Attributes:
+        ordinal: the row.
+        kind: what was wrong, as in `items.error_kind`; counts as a try unless it is empty.
+        error: the same in words.
+        cost_nano: what the ask cost the row.
+    """
+
+    realm: str
+    batch_id: str
+    ordinal: int
+    kind: str
+    error: str
+    cost_nano: int = 0
+
+
+_UNANSWERED = (
+    items.update()
+    .where(
+        items.c.realm == sa.bindparam("b_realm"),
+        items.c.batch_id == sa.bindparam("b_batch"),
+        items.c.ordinal == sa.bindparam("b_ordinal"),
+        items.c.outcome == Outcome.PENDING.value,
+    )
+    .values(
+        lane_tries=items.c.lane_tries + sa.bindparam("b_try"),
+        error_kind=sa.bindparam("error_kind"),
+        error=sa.bindparam("error"),
+        cost_nano=items.c.cost_nano + sa.bindparam("b_cost"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """What came of an attempt, and everything that follows from it, for one transaction.
 
@@ -572,6 +649,7 @@ class Settlement:
         reply: the raw reply body, or None where none came.
         results: answers derived from the reply, or None.
         finished: items that end with it.
+        unanswered: items of a provider job's line that it gave no answer.
     """
 
     attempt_id: str
@@ -592,6 +670,7 @@ class Settlement:
     reply: bytes | None = None
     results: StoreResults | None = None
     finished: Sequence[FinishItems] = ()
+    unanswered: Sequence[Unanswered] = ()
 
 
 _SETTLE_FIELDS = (
@@ -638,7 +717,22 @@ def _settle(
     bodies = []
     stored = []
     finished: list[FinishItems] = []
-    _settle_spend(connection, requests)
+    fresh = _settle_spend(connection, requests)
+    unanswered = [
+        {
+            "b_realm": row.realm,
+            "b_batch": row.batch_id,
+            "b_ordinal": row.ordinal,
+            "b_try": int(bool(row.kind)),
+            "error_kind": row.kind or None,
+            "error": row.error or None,
+            "b_cost": row.cost_nano,
+        }
+        for request in requests
+        if request.unanswered and request.attempt_id in fresh
+        for row in request.unanswered
+    ]
+    execute_many(connection, _UNANSWERED, unanswered)
     for request in requests:
         row = {name: getattr(request, name) for name in _SETTLE_FIELDS}
         row["b_attempt"] = request.attempt_id
@@ -663,9 +757,10 @@ def _settle(
     return [[next(held) for _ in request.finished] for request in requests]
 
 
-def _settle_spend(connection: sa.Connection, requests: Sequence[Settlement]) -> None:
-    """Move each attempt's worst case to its real cost, once."""
+def _settle_spend(connection: sa.Connection, requests: Sequence[Settlement]) -> set[str]:
+    """Move each attempt's worst case to its real cost, once; gives those that were moved."""
     changes = Changes()
+    fresh: set[str] = set()
     counted: dict[str, tuple[Any, AttemptState, int]] = {}
     for page in _pages(sorted({request.attempt_id for request in requests})):
         statement = (
@@ -682,9 +777,11 @@ def _settle_spend(connection: sa.Connection, requests: Sequence[Settlement]) -> 
         if known is None or known[1] in (AttemptState.SETTLED, AttemptState.REFUNDED):
             continue
         row, state, nano = known
+        fresh.add(request.attempt_id)
         changes.change_state(_accounts(row), state, nano, request.state, request.cost_nano)
         counted[request.attempt_id] = (row, request.state, request.cost_nano)
     changes.write(connection)
+    return fresh
 
 
 SETTLE: Operation[list[bool]] = Operation("settle", 20, _settle, patient=True)

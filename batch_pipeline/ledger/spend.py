@@ -260,6 +260,8 @@ def may_ease(connection: sa.Connection, now: float, account: Account) -> bool:
         .where(
             attempts.c.state == AttemptState.SENT.value,
             attempts.c.owner_id.in_(live_owners),
+            # a provider job settles in hours: nobody waits for that
+            attempts.c.lane == "realtime",
             attempts.c.realm == account.realm,
             column == account.scope_id,
             attempts.c.worst_nano > 0,

@@ -37,6 +37,22 @@ class AttemptState(StrEnum):
     REFUNDED = "refunded"
 
 
+class JobState(StrEnum):
+    """Where we stand with a provider job; what the provider says is in `remote_state`."""
+
+    INTENDED = "intended"  # written down with its lines; nothing was sent
+    UPLOADED = "uploaded"  # its file is with the provider
+    CREATING = "creating"  # the request that creates it may be on its way
+    SUBMITTED = "submitted"  # the provider has it, under `remote_name`
+    ENDED = "ended"  # the provider is done with it; its results wait to be collected
+    COLLECTED = "collected"  # every line has its end in `attempts`
+    ABANDONED = "abandoned"  # never created: its lines were given back
+
+
+OPEN_JOB_STATES = (JobState.INTENDED, JobState.UPLOADED, JobState.CREATING, JobState.SUBMITTED)
+"""States in which a job's tokens count as enqueued."""
+
+
 def _text(length: int) -> sa.types.TypeEngine[str]:
     # Given by users and providers: SQLite keeps no text to a length, PostgreSQL would.
     return sa.String(length).with_variant(sa.Text(), "postgresql")
@@ -109,6 +125,8 @@ items = sa.Table(
     sa.Column("cost_nano", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("fresh_after", sa.Float, nullable=False, server_default=sa.text("0")),
     sa.Column("settled_at", sa.Float),
+    # asks in provider jobs that gave the row no answer, since it last ended
+    sa.Column("lane_tries", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Index("items_by_outcome", "realm", "batch_id", "outcome"),
     sa.Index("items_by_item_id", "realm", "item_id"),
 )
@@ -178,10 +196,72 @@ attempts = sa.Table(
     sa.Column("workload_day", sa.String(10), nullable=False, server_default=sa.text("''")),
     sa.Column("provider_day", sa.String(10), nullable=False, server_default=sa.text("''")),
     sa.Column("reconciled_at", sa.Float),  # when a lost attempt got its real cost from outside
+    sa.Column("job_id", sa.String(160)),  # the provider job whose line it is
     # whether every item answer in the stored reply has reached `results`
     sa.Column("derived", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("attempts_by_batch", "realm", "batch_id", "sent_at"),
     sa.Index("attempts_by_state", "state", "owner_id"),
+    sa.Index("attempts_by_job", "job_id"),
+)
+
+# jobs at providers' Batch APIs; their lines are attempts of lane `batch`
+provider_jobs = sa.Table(
+    "provider_jobs",
+    metadata,
+    _realm(),
+    sa.Column("job_id", sa.String(160), primary_key=True),  # ours: <batch>.j<nnnn>
+    sa.Column("batch_id", sa.String(200), nullable=False),
+    sa.Column("workload", sa.String(100), nullable=False),
+    sa.Column("step", sa.String(100), nullable=False),
+    sa.Column("provider", sa.String(60), nullable=False),
+    sa.Column("model", sa.String(200), nullable=False),  # label, as in `attempts`
+    sa.Column("key_id", sa.String(60), nullable=False),
+    # owns the lines and the claims on their questions, until the job is collected
+    sa.Column("owner_id", sa.String(40), nullable=False),
+    # the process that is at work on it now, while its lease lasts
+    sa.Column("holder_id", sa.String(40)),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("remote_name", _text(300)),
+    sa.Column("remote_state", sa.String(30), nullable=False, server_default=sa.text("''")),
+    sa.Column("file", _text(300)),  # the provider's name of the uploaded lines
+    sa.Column("results", sa.Text, nullable=False, server_default="[]"),  # JSON: where they are
+    sa.Column("line_count", sa.Integer, nullable=False),
+    sa.Column("item_count", sa.Integer, nullable=False),
+    sa.Column("tokens", sa.BigInteger, nullable=False),  # estimated prompt tokens of all lines
+    sa.Column("body_bytes", sa.BigInteger, nullable=False),
+    sa.Column("worst_nano", sa.BigInteger, nullable=False),
+    sa.Column("succeeded", sa.Integer),  # lines, as the provider counts them
+    sa.Column("failed", sa.Integer),
+    sa.Column("cancel_wanted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("error_code", sa.String(100), nullable=False, server_default=sa.text("''")),
+    sa.Column("error", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("creating_at", sa.Float),
+    sa.Column("submitted_at", sa.Float),
+    sa.Column("polled_at", sa.Float),
+    sa.Column("next_poll_at", sa.Float, nullable=False, server_default=sa.text("0")),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("ended_at", sa.Float),
+    sa.Column("collected_at", sa.Float),
+    sa.Index("provider_jobs_by_batch", "realm", "batch_id", "created_at"),
+    sa.Index("provider_jobs_by_state", "realm", "state"),
+    sa.Index("provider_jobs_by_name", "realm", "remote_name"),
+)
+
+# pages that were fetched, shared by all batches
+pages = sa.Table(
+    "pages",
+    metadata,
+    _realm(),
+    sa.Column("url_hash", sa.String(64), primary_key=True),  # sha256 of the URL
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("final_url", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("fetched_at", sa.Float, nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("extractor", sa.String(60), nullable=False),  # name and version
 )
 
 # sums over `attempts`, kept with every change of them: budgets are checked against these
@@ -313,7 +393,7 @@ runs = sa.Table(
     sa.Column("settings", sa.Text, nullable=False),
     sa.Column(
         "status", sa.String(20), nullable=False
-    ),  # running | done | interrupted | stopped | budget | daily_limit | crashed
+    ),  # running | done | submitted | interrupted | stopped | budget | daily_limit | crashed
     sa.Column("message", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),

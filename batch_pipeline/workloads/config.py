@@ -86,6 +86,53 @@ class Knobs(BaseModel):
         description="The key's tier with its provider (limits/tiers.yaml), `tier-1`, or by "
         "provider, `google=tier-1, anthropic=tier-2`: its limits hold where none is set here.",
     )
+    lane: Literal["realtime", "batch", "auto"] = Field(
+        default="realtime",
+        description="How calls travel: `realtime`; `batch`, through the provider's Batch API at "
+        "its price, within a day or so; `auto`, by price and by the time left to the deadline.",
+    )
+    deadline: str | None = Field(
+        default=None,
+        description="For lane `auto`: when every row must have ended, as a time "
+        "(`2026-11-23T06:00`, UTC unless it says otherwise) or a span from now (`8h`, `90m`).",
+    )
+    wait: bool = Field(
+        default=False,
+        description="Look after provider jobs in this very run until they have ended. Otherwise "
+        "the run ends once they are submitted, and a sensor collects them.",
+    )
+    realtime_fallback: bool = Field(
+        default=True,
+        description="Whether rows that provider jobs did not answer are asked in real time at "
+        "last; otherwise they fail.",
+    )
+    lane_tries: int = Field(
+        default=2, ge=1, description="Asks of a row in provider jobs before that."
+    )
+    enqueued_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Prompt tokens that the key may have in unfinished provider jobs; empty is "
+        "what the tier says, or no limit.",
+    )
+    enqueued_share: float = Field(
+        default=0.9, gt=0, le=1, description="Share of that limit that is used."
+    )
+    max_jobs: int = Field(
+        default=90, ge=1, description="Unfinished provider jobs of the key at most."
+    )
+    job_items: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows in a provider job at most; empty: as many as make about twenty jobs of "
+        "the token limit, or 1,000.",
+    )
+    poll_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds between looks at a provider job; empty: a twentieth of its age, "
+        "between 10 seconds and 10 minutes.",
+    )
     pack: int | None = Field(
         default=None, ge=1, description="Rows per request; empty is the workload's own number."
     )
