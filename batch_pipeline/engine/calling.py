@@ -113,7 +113,7 @@ class Caller:
                     return Asked(pack, ended=True)
                 return self._outage(pack, error, last_round)
             if upstream.label not in built:
-                built[upstream.label] = self._build(pack, upstream)
+                built[upstream.label] = self.build(pack, upstream)
             probe = trip.probe = upstream.breaker.state != "closed"
             upstream.breaker.begin(self._clock.now())
             answer = None
@@ -160,7 +160,7 @@ class Caller:
             choice = choose(route, exhausted, now, self._settings.patience_s)
             if choice.upstream is not None:
                 if self._settings.check_keys and not choice.upstream.looked:
-                    await self._look_at_keys()
+                    await self.look_at_keys()
                     continue
                 self._state.note = ""
                 return choice.upstream
@@ -187,7 +187,7 @@ class Caller:
     def look_ahead(self) -> None:
         """There will be calls: look at the keys meanwhile."""
         if self._settings.check_keys and self._early_look is None:
-            self._early_look = asyncio.ensure_future(self._look_at_keys())
+            self._early_look = asyncio.ensure_future(self.look_at_keys())
 
     async def close(self) -> None:
         """End what nobody waits for any more."""
@@ -195,7 +195,7 @@ class Caller:
             self._early_look.cancel()
             await asyncio.gather(self._early_look, return_exceptions=True)
 
-    async def _look_at_keys(self) -> None:
+    async def look_at_keys(self) -> None:
         """Ask, without spending, whether keys and models are good, all upstreams at once."""
         async with self._looking:
             fresh = [one for one in self._upstreams if not one.looked]
@@ -571,7 +571,7 @@ class Caller:
         flight.latency_s = now - flight.began
         self._settler.error(flight, error, wire)
 
-    def _build(self, pack: list[Member], upstream: Upstream) -> Built:
+    def build(self, pack: list[Member], upstream: Upstream) -> Built:
         """The call for a pack."""
         step = self._step
         note = "; ".join(

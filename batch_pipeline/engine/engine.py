@@ -14,12 +14,17 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+
 from batch_pipeline.clock import Clock
 from batch_pipeline.engine.answers import is_valid, read_answers
 from batch_pipeline.engine.calling import Caller
 from batch_pipeline.engine.finishing import ChunkHeldError, Finisher
 from batch_pipeline.engine.job import Endpoint, Event, Job, Progress, RunDone
 from batch_pipeline.engine.keys import KeyMaker
+from batch_pipeline.engine.lanes.batch import BatchLane
+from batch_pipeline.engine.lanes.collect import Collector
+from batch_pipeline.engine.lanes.desk import JobDesk
 from batch_pipeline.engine.packing import Packer
 from batch_pipeline.engine.records import ChunkState, Member
 from batch_pipeline.engine.recovery import Recovery
@@ -48,19 +53,22 @@ from batch_pipeline.ledger.calls import (
     StoredResult,
     StoreResults,
     UnderivedAttempt,
+    claimed_keys,
     find_results,
     find_underived,
     this_host,
 )
+from batch_pipeline.ledger.jobs import Line, lines_paid_for
 from batch_pipeline.ledger.spend import Scope, Short, read_balance
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.pricing.tokens import estimate_item_tokens
-from batch_pipeline.providers.base import WireReply
+from batch_pipeline.providers.base import ErrorKind, WireReply
 from batch_pipeline.providers.registry import PROVIDERS
 from batch_pipeline.providers.transport import Transport
 
 _PARKED_POLL_S = 0.25
+_ENQUEUED_POLL_S = 5.0
 _HELD_POLL_S = 0.5
 _MAX_OPEN_COMMITS = 2_000
 _MAX_QUEUED_PACKS = 256
@@ -123,6 +131,31 @@ class Engine:
             job.step.content_tries,
         )
         self._keys = KeyMaker(job.step)
+        self._state.upstreams = self._known
+        lane = job.settings.lane
+        desk = JobDesk(
+            ledger,
+            clock,
+            job.open_batch_api,
+            self._owner.owner_id,
+            poll_s=lane.poll_s,
+            settle_s=lane.settle_s,
+            log=self._state.log,
+        )
+        self._lane = BatchLane(
+            self._state,
+            desk,
+            Collector(ledger, desk, job.step, self._state.log),
+            self._caller.build,
+            self._caller.look_at_keys,
+            self._went_up,
+            self._finisher.wait_for_room,
+        )
+        self._waits = lane.wait
+        self._enqueued: dict[str, Member] = {}
+        self._lines: dict[str, Line] = {}
+        self._collected = 0
+        self._look_enqueued_at = 0.0
         self._packers: dict[Route, Packer[Member]] = {}
         self._packs: asyncio.Queue[list[Member] | None] = asyncio.Queue(
             maxsize=min(_MAX_QUEUED_PACKS, max(2, job.settings.workers))
@@ -205,7 +238,15 @@ class Engine:
             given_up = {one.label: one.dead for one in self._known if one.dead}
             await asyncio.gather(
                 self._record(
-                    done.status, done.message, summary={**_summary(done), "given_up": given_up}
+                    done.status,
+                    done.message,
+                    summary={
+                        **_summary(done),
+                        "given_up": given_up,
+                        "under_way": state.under_way,
+                        "waiting": state.waiting,
+                        "waits_for": self._lane.full or "",
+                    },
                 ),
                 self._writer.post(RETIRE, self._owner.owner_id),
             )
@@ -240,8 +281,24 @@ class Engine:
         ran_out = state.ran_out or state.left_behind
         if ran_out is not None:
             status, message = ran_out
-            return status, message or self._budget_reached(self._caller.short)
+            short = self._caller.short or self._lane.short
+            return status, message or self._budget_reached(short)
+        if state.under_way or state.waiting:
+            return "submitted", self._still_to_come()
         return "done", ""
+
+    def _still_to_come(self) -> str:
+        """What a run says whose rows are in provider jobs."""
+        state = self._state
+        parts = []
+        if state.under_way:
+            parts.append(f"{state.under_way:,} rows are in provider jobs")
+        if state.waiting:
+            parts.append(f"{state.waiting:,} wait for {self._lane.waits_for}")
+        return (
+            f"{' and '.join(parts)}. They go on by themselves while the Dagster daemon runs; "
+            "`batch-pipeline batches collect` looks now."
+        )
 
     def _budget_reached(self, short: Short | None) -> str:
         """What a run says that ends at a budget."""
@@ -285,6 +342,7 @@ class Engine:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
             await self._caller.close()
+            await self._lane.close()
             await self._state.commit_all()
             for upstream in self._known:
                 await upstream.gate.close()
@@ -328,6 +386,7 @@ class Engine:
         except Exception as error:
             state.break_off(error)
         await self._packs.put(None)
+        await self._drain(asyncio.ensure_future(self._lane.finish()))
         everyone = asyncio.ensure_future(self._all_left())
         if await self._drain(everyone) and state.put_off and not state.stopping:
             await self._drain(asyncio.ensure_future(self._second_round()))
@@ -438,14 +497,19 @@ class Engine:
         with self._ledger.read() as connection:
             chunks = find_chunks(connection, self._ledger.realm, list(self._job.chunk_keys))
         self._state.total = sum(chunk.row_count for chunk in chunks)
+        await self._lane.begin()
+        self._lane.tend()
         for chunk in chunks:
             state = await self._lease(chunk)
             await self._load(state)
             await self._adopt_parked()
         await self._flush()
-        while self._parked or (self._later and not self._state.put_off):
-            await self._clock.sleep(_PARKED_POLL_S)
-            await self._writer.post(BURY_DEAD, this_host())
+        while self._parked or self._enqueued or (self._later and not self._state.put_off):
+            if self._parked or self._later:
+                await self._clock.sleep(_PARKED_POLL_S)
+                await self._writer.post(BURY_DEAD, this_host())
+            else:
+                await self._lane.news(_ENQUEUED_POLL_S)
             await self._adopt_parked()
             await self._flush()
 
@@ -487,7 +551,7 @@ class Engine:
         for member in members:
             hit = stored.get(member.key)
             if hit is not None and hit.created_at >= member.fresh_after:
-                self._finisher.cached(member, hit)
+                self._finisher.cached(member, hit, self._lines.get(hit.attempt_id))
             else:
                 missed.append(member)
         await self._claim(missed)
@@ -519,7 +583,15 @@ class Engine:
                 for route, keys in _keys_by_route(members).items():
                     models = [one.label for one in route]
                     found |= find_results(connection, self._ledger.realm, keys, models)
+                self._read_lines(connection, found)
         return self._still_valid(found)
+
+    def _read_lines(self, connection: sa.Connection, found: dict[str, StoredResult]) -> None:
+        """Find out which answers came from provider jobs of this very batch."""
+        ids = [hit.attempt_id for hit in found.values() if hit.attempt_id not in self._lines]
+        if ids:
+            realm, batch_id = self._ledger.realm, self._job.batch_id
+            self._lines |= lines_paid_for(connection, realm, batch_id, ids)
 
     def _still_valid(self, found: dict[str, StoredResult]) -> dict[str, StoredResult]:
         """Results that the output model accepts today: its rules may be stricter than they were."""
@@ -550,6 +622,8 @@ class Engine:
         """Single flight: pack what is ours, follow what is asked already, park what others ask."""
         fresh: list[Member] = []
         for member in members:
+            if self._ends_by_jobs(member):
+                continue
             known = self._state.members.get(member.key)
             if known is not None and known.route != member.route:
                 # The same question to another model: asked once this one is answered.
@@ -567,8 +641,10 @@ class Engine:
             fresh.append(member)
         if not fresh:
             return
-        self._caller.look_ahead()
+        if self._job.settings.lane.lane == "realtime":
+            self._caller.look_ahead()
         mine: set[str] = set()
+        enqueued: set[str] = set()
         results: dict[str, StoredResult] = {}
         for route, keys in _keys_by_route(fresh).items():
             claimed = await self._writer.post(
@@ -582,6 +658,7 @@ class Engine:
                 ),
             )
             mine |= claimed.mine
+            enqueued |= claimed.enqueued
             results |= claimed.results
         answered = []
         stored = self._still_valid(results)
@@ -591,14 +668,53 @@ class Engine:
                 if member.key in mine:
                     answered.append(member.key)
                 del self._state.members[member.key]
-                self._finisher.cached(member, hit)
+                self._finisher.cached(member, hit, self._lines.get(hit.attempt_id))
             elif member.key in mine:
-                for pack in self._packer(member.route).add(member):
-                    await self._packs.put(pack)
+                await self._ask(member)
+            elif member.key in enqueued:
+                self._went_up(member)
             else:
                 self._parked[member.key] = member
         if answered:
             self._finisher.release(answered)
+
+    async def _ask(self, member: Member) -> None:
+        """Give a claimed row to its lane."""
+        lane = self._job.settings.lane
+        upstream = self._lane.upstream_of(member.route)
+        if upstream is not None and not self._lane.gives_up(member):
+            await self._lane.add(member, upstream)
+        elif lane.submit_only:
+            # Rows for real time are left to the run that collects.
+            self._finisher.wait_for_room(member)
+        else:
+            for pack in self._packer(member.route).add(member):
+                await self._packs.put(pack)
+
+    def _went_up(self, member: Member) -> None:
+        """A provider job asks about a row: wait for it, or leave it to a later run."""
+        if self._waits:
+            self._enqueued[member.key] = member
+        else:
+            self._finisher.under_way(member)
+
+    def _ends_by_jobs(self, member: Member) -> bool:
+        """End a row that provider jobs gave no answer, where no other ask would."""
+        item = max((item for _, item in member.rows), key=lambda item: item.lane_tries)
+        lane = self._job.settings.lane
+        if not item.lane_tries:
+            return False
+        refused = item.error_kind == ErrorKind.REFUSED.value
+        permanent = item.error_kind == ErrorKind.ITEM_PERMANENT.value
+        tired = self._lane.gives_up(member) and lane.lane != "realtime"
+        if not (refused or permanent or (tired and not lane.realtime_fallback)):
+            return False
+        if lane.submit_only:
+            return False
+        member.refused, member.error = refused, item.error or "no answer"
+        self._state.members[member.key] = member
+        self._finisher.failed(member, item.error_kind or "content")
+        return True
 
     def _within_limit(self, member: Member) -> bool:
         limit = self._job.settings.limit
@@ -611,6 +727,7 @@ class Engine:
 
     async def _adopt_parked(self) -> None:
         """Finish parked questions that others have answered; ask those that others gave up."""
+        await self._adopt_enqueued()
         if not self._parked and not self._later:
             return
         ready = [one for one in self._later if one.key not in self._state.members]
@@ -623,11 +740,63 @@ class Engine:
             del self._parked[key]
             del self._state.members[key]
             if hit is not None and hit.created_at >= member.fresh_after:
-                self._finisher.cached(member, hit)
+                self._finisher.cached(member, hit, self._lines.get(hit.attempt_id))
             else:
                 self._asked_rows -= len(member.rows)
                 left.append(member)
         await self._claim(left)
+
+    async def _adopt_enqueued(self) -> None:
+        """Finish rows whose provider jobs were collected; ask the others again."""
+        if not self._enqueued:
+            return
+        now = self._clock.now()
+        # Jobs of another batch, which another run collects, may ask about some of them.
+        if self._lane.generation == self._collected and now < self._look_enqueued_at:
+            return
+        self._collected = self._lane.generation
+        self._look_enqueued_at = now + _ENQUEUED_POLL_S
+        members = list(self._enqueued.values())
+        stored, held = await asyncio.to_thread(self._look_up_enqueued, members)
+        left: list[Member] = []
+        for member in members:
+            hit = stored.get(member.key)
+            fresh = hit is not None and hit.created_at >= member.fresh_after
+            if not fresh and member.key in held:
+                continue
+            del self._enqueued[member.key]
+            del self._state.members[member.key]
+            if hit is not None and fresh:
+                self._finisher.cached(member, hit, self._lines.get(hit.attempt_id))
+            else:
+                self._asked_rows -= len(member.rows)
+                left.append(member)
+        await asyncio.to_thread(self._reread, left)
+        await self._claim(left)
+
+    def _look_up_enqueued(
+        self, members: Sequence[Member]
+    ) -> tuple[dict[str, StoredResult], set[str]]:
+        """Stored answers, and the keys that provider jobs still ask about."""
+        # In this order: between the two an answer may come, but none may go.
+        with self._ledger.read() as connection:
+            keys = [member.key for member in members]
+            held = claimed_keys(connection, self._ledger.realm, keys)
+        return self._look_up(members), held
+
+    def _reread(self, members: Sequence[Member]) -> None:
+        """Take note of what provider jobs said about rows that they did not answer."""
+        with self._ledger.read() as connection:
+            for member in members:
+                member.rows = [
+                    (
+                        state,
+                        read_items(
+                            connection, self._ledger.realm, state.chunk.batch_id, item.ordinal, 1
+                        )[0],
+                    )
+                    for state, item in member.rows
+                ]
 
     def _packer(self, route: Route) -> Packer[Member]:
         """Rows of one route share requests."""
@@ -641,6 +810,7 @@ class Engine:
         for packer in self._packers.values():
             for pack in packer.flush():
                 await self._packs.put(pack)
+        await self._lane.flush()
 
     # ---- asking ----
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from batch_pipeline.engine.job import ChunkDone, FailedRow
-from batch_pipeline.engine.records import ChunkState, Finished, Member
+from batch_pipeline.engine.records import ChunkState, Finished, Member, share_of
 from batch_pipeline.engine.state import RunState
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.ledger.batches import (
@@ -22,7 +22,9 @@ from batch_pipeline.ledger.batches import (
     Unlease,
 )
 from batch_pipeline.ledger.calls import RELEASE, ReleaseKeys, StoredResult
+from batch_pipeline.ledger.jobs import Line
 from batch_pipeline.ledger.tables import Outcome
+from batch_pipeline.providers.base import Usage
 
 _MAX_FAILED_SHOWN = 20
 
@@ -48,25 +50,69 @@ class Finisher:
 
     # ---- rows ----
 
-    def cached(self, member: Member, hit: StoredResult) -> None:
-        """End a member with an answer that was stored before."""
-        self._finish(
-            [
+    def cached(self, member: Member, hit: StoredResult, line: Line | None = None) -> None:
+        """End a member with an answer that was stored before.
+
+        Args:
+            member: the question.
+            hit: the answer.
+            line: the line of this batch's own provider job that it came from: the row that it was
+                asked for has paid, and is no cache hit.
+        """
+        asked = {} if line is None else dict(line.members)
+        entries: list[Finished] = []
+        for state, item in member.rows:
+            paid = line is not None and asked.get(item.ordinal) == member.key
+            if line is not None and paid:
+                self._count_line(state, item.ordinal, line)
+            entries.append(
                 (
                     state,
                     item,
                     ItemOutcome(
                         ordinal=item.ordinal,
                         outcome=Outcome.SUCCEEDED,
-                        cached=True,
+                        cached=not paid,
                         cache_key=member.key,
                         model=hit.model,
                         attempt_id=hit.attempt_id,
+                        cost_nano=_share(line, item.ordinal) if line is not None and paid else 0,
                     ),
                 )
-                for state, item in member.rows
-            ]
+            )
+        self._finish(entries)
+
+    @staticmethod
+    def _count_line(state: ChunkState, ordinal: int, line: Line) -> None:
+        """Count a row's share of its line for its chunk; the run counted it when it was read."""
+        count = len(line.members)
+        usage = Usage(
+            input_tokens=line.input_tokens,
+            cached_input_tokens=line.cached_input_tokens,
+            output_tokens=line.output_tokens,
         )
+        state.tally.add_usage(usage, line.cost_nano / count, 1.0 / count)
+        if line.members[0][0] == ordinal:
+            state.tally.requests += 1
+            state.tally.attempts += 1
+
+    def under_way(self, member: Member) -> None:
+        """A provider job asks about a member: this run has nothing more to do with it."""
+        self._state.members.pop(member.key, None)
+        for state, _ in member.rows:
+            state.under_way += 1
+            self._state.under_way += 1
+            self.leave_pending(state)
+            self.close_if_done(state)
+
+    def wait_for_room(self, member: Member) -> None:
+        """There is no room for a member in a provider job: it is asked by another run."""
+        if self._state.members.pop(member.key, None) is not None:
+            self.release([member.key])
+        for state, _ in member.rows:
+            self._state.waiting += 1
+            self.leave_pending(state)
+            self.close_if_done(state)
 
     def failed(self, member: Member, kind: str = "content", model: str | None = None) -> None:
         """End a member without a result; rows that share the question end with it."""
@@ -202,6 +248,7 @@ class Finisher:
             tally=state.tally,
             failed=state.failed,
             wall_s=self._state.clock.now() - state.began,
+            under_way=state.under_way,
         )
         self._state.log.event(
             "chunk done",
@@ -212,3 +259,9 @@ class Finisher:
             **{outcome.value: count for outcome, count in outcomes.items() if count},
         )
         self._state.emit(done)
+
+
+def _share(line: Line, ordinal: int) -> int:
+    """What a row bears of its line's cost."""
+    place = next(at for at, (row, _) in enumerate(line.members) if row == ordinal)
+    return share_of(line.cost_nano, len(line.members), place)

@@ -10,13 +10,15 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from batch_pipeline.engine.breaker import BreakerRules
 from batch_pipeline.engine.step import Row, Step
+from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.limits.limiter import NO_LIMITS, Rates
 from batch_pipeline.providers.base import Codec, Usage
+from batch_pipeline.providers.batches import BatchApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Endpoint:
         label: `provider/model`, with the base URL where it is not the provider's own: what results
             are stored under.
         rates: the limits of its key.
+        enqueued_tokens: prompt tokens that may be in its open provider jobs; None is no limit.
     """
 
     provider: str
@@ -43,6 +46,7 @@ class Endpoint:
     codec: Codec
     label: str
     rates: Rates = NO_LIMITS
+    enqueued_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,45 @@ class Spending:
         return (self.batch_nano, self.workload_day_nano, self.provider_day_nano) != (None,) * 3
 
 
+Lane = Literal["realtime", "batch", "auto"]
+
+SETTLE_S = 60.0
+"""How long a request that creates a provider job may be under way after its process died or its
+reply was lost: only then is a job that the provider does not show one that was never made."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """How calls travel.
+
+    Attributes:
+        lane: `realtime`, `batch`, or `auto`: each row by price and time left.
+        deadline_at: for `auto`: when every row must have ended (UTC seconds).
+        submit_only: nothing is collected and nothing asked in real time: rows go up, and that is
+            all.
+        wait: the run stays until its provider jobs have ended and are collected.
+        realtime_fallback: rows that `tries` jobs did not answer are asked in real time; otherwise
+            they fail.
+        tries: asks of a row in provider jobs before that.
+        max_jobs: open jobs of a key.
+        job_items: rows in a job at most; None is 1,000, or a twentieth of the enqueued tokens.
+        poll_s: seconds between looks at a job; None goes by its age.
+        settle_s: how long the creation of a job may be under way unseen.
+    """
+
+    lane: Lane = "realtime"
+    deadline_at: float | None = None
+    submit_only: bool = False
+    wait: bool = False
+    realtime_fallback: bool = True
+    tries: int = 2
+    max_jobs: int = 90
+    job_items: int | None = None
+    poll_s: float | None = None
+    settle_s: float = SETTLE_S
+
+
+_LANE = LaneSettings()
 _BREAKER_RULES = BreakerRules()
 
 
@@ -90,6 +133,7 @@ class RunSettings:
         max_outage_s: a run all of whose upstreams are down for longer stops, its rows pending.
         check_keys: ask each provider, without spending, whether key and model are good before the
             first call.
+        lane: how calls travel.
     """
 
     workers: int = 8
@@ -107,6 +151,7 @@ class RunSettings:
     patience_s: float = 5.0
     max_outage_s: float = 300.0
     check_keys: bool = True
+    lane: LaneSettings = _LANE
 
 
 RouteOf = Callable[[Row], Sequence[Endpoint] | None]
@@ -115,6 +160,19 @@ RouteOf = Callable[[Row], Sequence[Endpoint] | None]
 Raises:
     UsageError: what the row asks for cannot be called.
 """
+
+
+OpenBatchApi = Callable[[str, str], BatchApi]
+"""Opens the Batch API of a provider with the key of an id.
+
+Raises:
+    UsageError: it has none, or the environment has no such key any more.
+"""
+
+
+def no_batch_api(provider: str, key_id: str) -> BatchApi:
+    """For jobs that nobody gave a Batch API."""
+    raise UsageError(f"There is no Batch API of {provider} here.", "Use the realtime lane.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +190,7 @@ class Job:
         route_of: rows' own routes, or None where rows have none.
         used: the settings as the user knows them, kept with the run for the report.
         log_folder: where the run's log goes; None writes none.
+        open_batch_api: opens the providers' Batch APIs.
     """
 
     run_id: str
@@ -144,6 +203,7 @@ class Job:
     route_of: RouteOf | None = None
     log_folder: Path | None = None
     used: dict[str, Any] = field(default_factory=dict)
+    open_batch_api: OpenBatchApi = no_batch_api
 
 
 @dataclass(slots=True)
@@ -210,6 +270,7 @@ class ChunkDone:
             included.
         failed: some of its rows that did not succeed (the first 20).
         wall_s: from lease to last commit, in seconds.
+        under_way: rows that lines of provider jobs ask about; they are among the pending ones.
     """
 
     chunk_key: str
@@ -217,6 +278,7 @@ class ChunkDone:
     tally: Tally
     failed: list[FailedRow]
     wall_s: float
+    under_way: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +286,9 @@ class RunDone:
     """The run's last event.
 
     Attributes:
-        status: `done`, `interrupted` (asked to stop), `stopped` (nothing more can succeed),
-            `budget` or `daily_limit` (what is left must wait for more money or for another day).
+        status: `done`, `submitted` (rows are in provider jobs, or wait for room there),
+            `interrupted` (asked to stop), `stopped` (nothing more can succeed), `budget` or
+            `daily_limit` (what is left must wait for more money or for another day).
         message: why it stopped, in words; empty when done.
         tally: what this run did.
         wall_s: seconds.

@@ -26,6 +26,7 @@ class ChunkState:
     began: float
     left: int = 0
     loading: bool = True
+    under_way: int = 0
     tally: Tally = field(default_factory=Tally)
     failed: list[FailedRow] = field(default_factory=list)
 
@@ -129,3 +130,9 @@ class Flight:
     worst_nano: int
     began: float
     latency_s: float = 0.0
+
+
+def share_of(cost_nano: int, count: int, place: int) -> int:
+    """What one item bears of an attempt's cost: equal shares, and the first takes the rest."""
+    share = cost_nano // count
+    return share + (cost_nano - share * count if place == 0 else 0)

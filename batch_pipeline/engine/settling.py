@@ -12,7 +12,7 @@ from typing import Any
 
 from batch_pipeline.engine.answers import Answers, read_answers
 from batch_pipeline.engine.finishing import Ending, Finisher
-from batch_pipeline.engine.records import Finished, Flight, Member, chunks_of
+from batch_pipeline.engine.records import Finished, Flight, Member, chunks_of, share_of
 from batch_pipeline.engine.state import RunState
 from batch_pipeline.ledger.batches import ItemOutcome
 from batch_pipeline.ledger.calls import SETTLE, Settlement, StoreResults
@@ -195,7 +195,6 @@ class Settler:
             state.tally.latencies_s.append(latency_s)
         # The stated rule: an attempt's cost is split equally over the rows it asked about; the
         # first takes the rest.
-        share = cost_nano // len(pack)
         for place, member in enumerate(pack):
-            member.cost_nano += share + (cost_nano - share * len(pack) if place == 0 else 0)
+            member.cost_nano += share_of(cost_nano, len(pack), place)
             member.rows[0][0].tally.add_usage(usage, cost_nano / len(pack), 1.0 / len(pack))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from batch_pipeline.clock import Clock
 from batch_pipeline.engine.job import Event, Job, Tally
 from batch_pipeline.engine.records import Member
+from batch_pipeline.engine.upstream import Upstream
 from batch_pipeline.ledger.calls import Owner
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.writer import Operation
@@ -63,6 +64,9 @@ class RunState:
         ran_out: why what is left must wait: `budget` or `daily_limit`, and the same in words.
         broken: what went wrong with the engine or the ledger.
         opening: ends when the gates are open.
+        upstreams: every endpoint that a row of the run may ask.
+        under_way: rows that are left to provider jobs.
+        waiting: rows that wait for room there.
         on_capacity: called when more calls may be in flight.
     """
 
@@ -95,6 +99,9 @@ class RunState:
         self.ran_out: tuple[str, str] | None = None
         self.broken: BaseException | None = None
         self.opening: asyncio.Task[None] | None = None
+        self.upstreams: list[Upstream] = []
+        self.under_way = 0
+        self.waiting = 0
         self.on_capacity: Callable[[], None] = _nothing
         self.commits: set[asyncio.Future[Any]] = set()
 

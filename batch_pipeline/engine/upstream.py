@@ -20,7 +20,7 @@ from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.limits.adaptive import Change, Concurrency, Pacer
 from batch_pipeline.limits.days import day_of, next_day_at
 from batch_pipeline.limits.limiter import Gate
-from batch_pipeline.pricing.prices import ModelPricer, UnknownPriceError, require_pricer
+from batch_pipeline.pricing.prices import ModelPricer, find_model_pricer
 from batch_pipeline.providers.base import Usage
 
 
@@ -71,7 +71,9 @@ class Upstream:
         self.least_input = 0
         self.fixed_tokens: int | None = None
         self.pause_s: float | None = None
-        self._pricer = _find(endpoint.provider, endpoint.model)
+        self._pricer = find_model_pricer(endpoint.provider, endpoint.model, "realtime")
+        self._batch_pricer: ModelPricer | None = None
+        self._batch_priced = False
         self._days = ("", "")
         self._days_until = 0.0
 
@@ -84,7 +86,24 @@ class Upstream:
         """What an attempt costs; 0 where no price is known."""
         return 0 if self._pricer is None else self._pricer.cost_nano(usage, at)
 
-    def worst_nano(self, body_bytes: int, user_bytes: int, output_bound: int, at: float) -> int:
+    @property
+    def batch_pricer(self) -> ModelPricer | None:
+        """Prices in the provider's Batch API; None where they are not known."""
+        if not self._batch_priced:
+            self._batch_priced = True
+            endpoint = self.endpoint
+            self._batch_pricer = find_model_pricer(endpoint.provider, endpoint.model, "batch")
+        return self._batch_pricer
+
+    def worst_nano(
+        self,
+        body_bytes: int,
+        user_bytes: int,
+        output_bound: int,
+        at: float,
+        *,
+        batch: bool = False,
+    ) -> int:
         """What an attempt can cost at most.
 
         No tokenizer makes more tokens of a text than it has bytes. System prompt and schema are the
@@ -96,14 +115,16 @@ class Upstream:
             user_bytes: length of the user message in it.
             output_bound: billable output tokens at most.
             at: when it is sent.
+            batch: as a line of a provider job.
         """
-        if self._pricer is None:
+        pricer = self.batch_pricer if batch else self._pricer
+        if pricer is None:
             return 0
         most = body_bytes
         if self.least_input:
             most = min(most, self.least_input + user_bytes)
         # no codec asks for the one hour kind of prompt cache
-        return self._pricer.worst_nano(most, output_bound, at, long_cache=False)
+        return pricer.worst_nano(most, output_bound, at, long_cache=False)
 
     def learn(self, usage: Usage, items: int) -> None:
         """Take note of what a reply used."""
@@ -198,13 +219,6 @@ class Upstream:
             self._days = day_of("", at), day_of(provider, at)
             self._days_until = min(next_day_at("", at), next_day_at(provider, at))
         return self._days
-
-
-def _find(provider: str, model: str) -> ModelPricer | None:
-    try:
-        return require_pricer(provider, model)
-    except UnknownPriceError:
-        return None
 
 
 def budgets_of(

@@ -329,6 +329,20 @@ def _claim(connection: sa.Connection, now: float, requests: Sequence[ClaimKeys])
 CLAIM: Operation[Claimed] = Operation("claim", 62, _claim)
 
 
+def claimed_keys(connection: sa.Connection, realm: str, keys: Sequence[str]) -> set[str]:
+    """Those of `keys` that somebody asks about now."""
+    found: set[str] = set()
+    for page in _pages(keys):
+        found.update(
+            connection.execute(
+                sa.select(claims.c.cache_key).where(
+                    claims.c.realm == realm, claims.c.cache_key.in_(page)
+                )
+            ).scalars()
+        )
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class ReleaseKeys:
     """An owner gives up claims without a result."""

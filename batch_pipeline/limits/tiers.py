@@ -28,6 +28,7 @@ class TierLimits(BaseModel):
         output_tokens: per minute.
         requests_per_day: in the provider's reset zone.
         concurrent: requests at once.
+        enqueued_tokens: prompt tokens in unfinished provider jobs.
         source: where the figures were found.
         as_of: when.
     """
@@ -40,6 +41,7 @@ class TierLimits(BaseModel):
     output_tokens: float | None = Field(default=None, gt=0)
     requests_per_day: float | None = Field(default=None, gt=0)
     concurrent: float | None = Field(default=None, gt=0)
+    enqueued_tokens: int | None = Field(default=None, gt=0)
     source: str
     as_of: datetime.date
 
@@ -73,6 +75,21 @@ def find_tier(provider: str, model: str, tier: str) -> Rates | None:
     Raises:
         UsageError: the provider has no such tier.
     """
+    entry = _first(_entries(provider, tier), model)
+    return None if entry is None else entry.rates
+
+
+def find_enqueued_tokens(provider: str, model: str, tier: str) -> int | None:
+    """Prompt tokens that `tier` allows in unfinished provider jobs; None where not known.
+
+    Raises:
+        UsageError: the provider has no such tier.
+    """
+    entry = _first(_entries(provider, tier), model)
+    return None if entry is None else entry.enqueued_tokens
+
+
+def _entries(provider: str, tier: str) -> tuple[TierLimits, ...]:
     tiers = load_tiers().get(provider, {})
     name = "-".join(tier.lower().replace("_", " ").split())
     if name not in tiers:
@@ -81,18 +98,18 @@ def find_tier(provider: str, model: str, tier: str) -> Rates | None:
             f"No tier {tier!r} of {provider} is known.",
             f"Its tiers are: {known}." if known else "Set the limits themselves, as rate_limit.",
         )
-    return _first(tiers[name], model)
+    return tiers[name]
 
 
 def granted(provider: str, model: str) -> list[tuple[str, Rates]]:
     """The name and limits of every tier of a provider that says something of the model."""
     found = []
     for name, entries in load_tiers().get(provider, {}).items():
-        rates = _first(entries, model)
-        if rates is not None:
-            found.append((name, rates))
+        entry = _first(entries, model)
+        if entry is not None:
+            found.append((name, entry.rates))
     return found
 
 
-def _first(entries: Iterable[TierLimits], model: str) -> Rates | None:
-    return next((one.rates for one in entries if fnmatchcase(model, one.model)), None)
+def _first(entries: Iterable[TierLimits], model: str) -> TierLimits | None:
+    return next((one for one in entries if fnmatchcase(model, one.model)), None)

@@ -232,6 +232,18 @@ def find_pricer(provider: str, model: str) -> Callable[[Usage, float], int] | No
     return None if pricer is None else pricer.cost_nano
 
 
+def find_model_pricer(provider: str, model: str, lane: Lane) -> ModelPricer | None:
+    """The pricer of a model in a lane, or None when its price there is unknown.
+
+    Raises:
+        PriceTableError: the user's price table cannot be used.
+    """
+    try:
+        return require_pricer(provider, model, lane)
+    except (UnknownPriceError, MissingBatchPriceError):
+        return None
+
+
 def require_pricer(
     provider: str, model: str, lane: Lane = "realtime", at: float | None = None
 ) -> ModelPricer:

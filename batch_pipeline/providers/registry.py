@@ -16,11 +16,14 @@ from urllib.parse import urlsplit
 from batch_pipeline.errors import UsageError
 from batch_pipeline.providers.anthropic import AnthropicCodec
 from batch_pipeline.providers.base import Codec
+from batch_pipeline.providers.batches import BatchLimits
 from batch_pipeline.providers.google import GoogleCodec
 from batch_pipeline.providers.openai import OpenAICodec, OpenAICompatibleCodec
 from batch_pipeline.providers.openrouter import OpenRouterCodec
 
 SIMULATED_KEY_VARIABLE = "BATCH_PIPELINE_SIM_KEY"
+
+_HOUR_S = 3_600.0
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 
@@ -44,6 +47,7 @@ class Provider:
         default_model: what the provider's name alone stands for in a route: cheap, and open to new
             keys; empty where there is no such thing.
         key_required: whether it answers only with a key.
+        batch: what its Batch API takes; None where it has none.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Provider:
     aliases: tuple[str, ...] = ()
     default_model: str = ""
     key_required: bool = True
+    batch: BatchLimits | None = None
 
 
 PROVIDERS: Mapping[str, Provider] = MappingProxyType(
@@ -70,6 +75,15 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
                 simulator_path="/google",
                 default_model="gemini-3.1-flash-lite",
                 aliases=("gemini",),
+                batch=BatchLimits(
+                    # no number is published for lines; its size bounds a file well before
+                    max_lines=200_000,
+                    max_bytes=2_000_000_000,
+                    max_jobs=100,
+                    expires_s=48 * _HOUR_S,
+                    results_kept_s=48 * _HOUR_S,
+                    keeps_label=True,
+                ),
             ),
             Provider(
                 name="anthropic",
@@ -79,6 +93,14 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
                 default_base_url="https://api.anthropic.com",
                 simulator_path="/anthropic",
                 default_model="claude-haiku-5-5",
+                batch=BatchLimits(
+                    max_lines=100_000,
+                    max_bytes=256_000_000,
+                    max_jobs=None,
+                    expires_s=24 * _HOUR_S,
+                    results_kept_s=29 * 24 * _HOUR_S,
+                    keeps_label=False,
+                ),
             ),
             Provider(
                 name="openai",
@@ -88,6 +110,14 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
                 default_model="gpt-6-luna",
                 default_base_url="https://api.openai.com/v1",
                 simulator_path="/openai/v1",
+                batch=BatchLimits(
+                    max_lines=50_000,
+                    max_bytes=200_000_000,
+                    max_jobs=None,
+                    expires_s=24 * _HOUR_S,
+                    results_kept_s=30 * 24 * _HOUR_S,
+                    keeps_label=True,
+                ),
             ),
             Provider(
                 name="openrouter",
@@ -158,6 +188,15 @@ def find_provider(name: str) -> Provider:
         f"There is no provider {name!r}.",
         (f"Did you mean {near[0]!r}? " if near else "") + f"Providers: {', '.join(PROVIDERS)}.",
     )
+
+
+def batch_limits(name: str) -> BatchLimits | None:
+    """What the Batch API of this provider takes; None where it has none.
+
+    Raises:
+        UsageError: there is no such provider.
+    """
+    return find_provider(name).batch
 
 
 def parse_route(text: str) -> tuple[ModelRef, ...]:

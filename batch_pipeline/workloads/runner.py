@@ -14,7 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.engine.job import Endpoint, Job, RouteOf, RunSettings, Spending
+from batch_pipeline.engine.job import (
+    Endpoint,
+    Job,
+    LaneSettings,
+    OpenBatchApi,
+    RouteOf,
+    RunSettings,
+    Spending,
+)
 from batch_pipeline.engine.step import Row, Step
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch, NewItem, find_batch, ingest, stream_items
@@ -22,13 +30,15 @@ from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import NANO
 from batch_pipeline.limits.rates import Rates, resolve_limits
-from batch_pipeline.limits.tiers import find_tier
+from batch_pipeline.limits.tiers import find_enqueued_tokens, find_tier
 from batch_pipeline.pricing.prices import find_pricer, require_pricer
 from batch_pipeline.providers.base import LlmRequest, Usage
+from batch_pipeline.providers.batches import BatchApi
 from batch_pipeline.providers.registry import (
     PROVIDERS,
     MissingKeyError,
     ModelRef,
+    batch_limits,
     find_provider,
     parse_route,
     resolve_access,
@@ -263,6 +273,8 @@ def _endpoint(config: WorkloadConfig, ref: ModelRef, simulator: str | None) -> E
     own = simulator is not None or access.base_url == provider.default_base_url.rstrip("/")
     if spending_of(config).bounded:
         require_pricer(ref.provider, ref.model)
+        if config.lane == "batch" and batch_limits(ref.provider) is not None:
+            require_pricer(ref.provider, ref.model, "batch")
     return Endpoint(
         provider=ref.provider,
         model=ref.model,
@@ -272,6 +284,7 @@ def _endpoint(config: WorkloadConfig, ref: ModelRef, simulator: str | None) -> E
         codec=provider.codec,
         label=str(ref) if own else f"{ref}@{access.base_url}",
         rates=limits_of(config, ref)[0],
+        enqueued_tokens=enqueued_tokens_of(config, ref),
     )
 
 
@@ -293,6 +306,92 @@ def limits_of(config: WorkloadConfig, ref: ModelRef) -> tuple[Rates, list[str]]:
         return own, []
     tier = find_tier(ref.provider, ref.model, name)
     return resolve_limits(own, tier, f"{ref.provider} {name}")
+
+
+def enqueued_tokens_of(config: WorkloadConfig, ref: ModelRef) -> int | None:
+    """Prompt tokens that a run lets into unfinished provider jobs of a model; None is no limit.
+
+    Raises:
+        UsageError: the provider has no such tier.
+    """
+    limit = config.enqueued_tokens
+    if limit is None and (name := _tier_of(config.tier or "", ref.provider)):
+        limit = find_enqueued_tokens(ref.provider, ref.model, name)
+    return None if limit is None else max(1, int(limit * config.enqueued_share))
+
+
+def batch_api_opener(simulator: str | None) -> OpenBatchApi:
+    """Opens Batch APIs with the keys of the environment, or the simulator's.
+
+    Args:
+        simulator: the simulator's address in the simulated realm, else None.
+    """
+
+    def open_api(provider: str, key_id: str) -> BatchApi:
+        from batch_pipeline.providers.batch_clients import open_batch_api
+
+        access = resolve_access(provider, os.environ, simulator)
+        if access.key_id != key_id:
+            raise UsageError(
+                f"A provider job was submitted with the {provider} key {key_id}, and the "
+                f"environment has {access.key_id}.",
+                "Providers show jobs only to the project that made them: set that key again until "
+                "its jobs are collected.",
+            )
+        return open_batch_api(provider, access.key, access.base_url)
+
+    return open_api
+
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(m|min|h|d)")
+_SECONDS = {"m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+
+def deadline_at(text: str | None, now: float) -> float | None:
+    """A deadline in UTC seconds, from a time or a span from now.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return None
+    if span := _SPAN.fullmatch(text.strip().lower()):
+        return now + float(span[1]) * _SECONDS[span[2]]
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is no deadline.",
+            "Write a time such as 2026-11-23T06:00 (UTC), or a span such as 8h or 90m.",
+        ) from None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def lane_of(
+    config: WorkloadConfig, route: Sequence[Endpoint], *, submit_only: bool
+) -> LaneSettings:
+    """How a run's calls travel.
+
+    Raises:
+        UsageError: no model of the route has a Batch API, or the deadline cannot be read.
+    """
+    if config.lane == "batch" and all(batch_limits(one.provider) is None for one in route):
+        raise UsageError(
+            f"{' and '.join(one.label for one in route)} cannot be asked in the batch lane: the "
+            "provider has no Batch API.",
+            "Use the lane realtime, or a route with google, anthropic or openai.",
+        )
+    return LaneSettings(
+        lane=config.lane,
+        deadline_at=deadline_at(config.deadline, datetime.now(UTC).timestamp()),
+        submit_only=submit_only,
+        wait=config.wait and not submit_only,
+        realtime_fallback=config.realtime_fallback,
+        tries=config.lane_tries,
+        max_jobs=config.max_jobs,
+        job_items=config.job_items,
+        poll_s=config.poll_s,
+    )
 
 
 def _tier_of(text: str, provider: str) -> str:
@@ -348,6 +447,7 @@ def plan_job(
     simulator: str | None,
     columns: Sequence[str] = (),
     log_folder: Path | None = None,
+    submit_only: bool = False,
 ) -> Job:
     """The engine job for some chunks of a batch.
 
@@ -360,7 +460,10 @@ def plan_job(
         simulator: the simulator's address in the simulated realm, else None.
         columns: the table's columns: rows may name their own route in one of them.
         log_folder: where the run's log goes; None writes none.
+        submit_only: rows of the batch lane go up, and nothing else is done.
     """
+    route = resolve_route(config, simulator)
+    lane = lane_of(config, route, submit_only=submit_only)
     adaptive = config.workers == "auto"
     settings = RunSettings(
         workers=MOST_WORKERS if config.workers == "auto" else config.workers,
@@ -368,12 +471,16 @@ def plan_job(
         spending=spending_of(config),
         limit=config.limit,
         include_blocked=config.include_blocked,
+        lane=lane,
     )
     step = resolve_step(config)
-    route = resolve_route(config, simulator)
     used = config.model_dump(mode="json", exclude={"folder", "schedule", "prompt_file"})
     probe = LlmRequest(route[0].model, system="", user="", temperature=step.temperature)
     used["models"] = [endpoint.label for endpoint in route]
+    used["enqueued_limit"] = route[0].enqueued_tokens
+    if lane.deadline_at is not None:
+        # Runs that go on with the batch keep to the same time.
+        used["deadline"] = datetime.fromtimestamp(lane.deadline_at, UTC).isoformat()
     refs = (ModelRef(endpoint.provider, endpoint.model) for endpoint in route)
     if warnings := [text for ref in refs for text in limits_of(config, ref)[1]]:
         used["warnings"] = warnings
@@ -393,6 +500,7 @@ def plan_job(
         else None,
         log_folder=log_folder,
         used={**used, "realm": realm},
+        open_batch_api=batch_api_opener(simulator),
     )
 
 

@@ -1,0 +1,1 @@
+"""How attempts travel when not in real time: through the providers' Batch APIs."""
