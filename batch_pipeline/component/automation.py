@@ -48,8 +48,8 @@ SETTLED_S = 5.0
 INGEST_ONLY = frozenset({"chunk_size", "no_enrich"})
 """Knobs that input_table understands and llm_outputs does not."""
 
-_TICK_S = 30
-_MAX_LAUNCHES = 20
+TICK_S = 30
+MAX_LAUNCHES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,19 @@ class WorkloadJobs:
     Attributes:
         workload: its name.
         partitions: name of the dynamic partitions definition.
+        lane: how its calls travel by defs.yaml.
         ingest: job of input_table.
         run: job of llm_outputs.
+        collect: job of provider_jobs and llm_outputs together.
         report: job of batch_report.
     """
 
     workload: str
     partitions: str
+    lane: str
     ingest: Any
     run: Any
+    collect: Any
     report: Any
 
     def op(self, asset: str) -> str:
@@ -75,8 +79,13 @@ class WorkloadJobs:
         return f"{self.workload}__{asset}"
 
     def run_config(self, asset: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Run config for one of the three jobs."""
+        """Run config for a job of one asset."""
         return {"ops": {self.op(asset): {"config": dict(config)}}}
+
+    def lane_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Run config for the job of provider_jobs and llm_outputs."""
+        assets = ("provider_jobs", "llm_outputs")
+        return {"ops": {self.op(asset): {"config": dict(config)} for asset in assets}}
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
@@ -124,10 +133,12 @@ def launch_request(
         )
     knobs = {name: options[name] for name in options if name not in INGEST_ONLY}
     first, last = chunk_key(batch.batch_id, 1), chunk_key(batch.batch_id, batch.chunk_count)
+    config = {**knobs, "simulate": simulate}
+    in_jobs = knobs.get("lane", jobs.lane) != "realtime"
     return dg.RunRequest(
         run_key=cause,
-        job_name=jobs.run.name,
-        run_config=jobs.run_config("llm_outputs", {**knobs, "simulate": simulate}),
+        job_name=(jobs.collect if in_jobs else jobs.run).name,
+        run_config=jobs.lane_config(config) if in_jobs else jobs.run_config("llm_outputs", config),
         tags={**tags, **range_tags(first, last)},
     )
 
@@ -146,8 +157,8 @@ def build_sensors(jobs: WorkloadJobs, schedule: ScheduleKnobs) -> dg.Definitions
 def _chunks_sensor(jobs: WorkloadJobs) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{jobs.workload}_reconcile_chunks",
-        jobs=[jobs.run, jobs.report],
-        minimum_interval_seconds=_TICK_S,
+        jobs=[jobs.run, jobs.collect, jobs.report],
+        minimum_interval_seconds=TICK_S,
         # Running from the start: a table that a person ingested in the UI would otherwise wait for
         # ever. It launches what somebody asked for, once, and nothing else.
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -175,7 +186,7 @@ def _chunks_sensor(jobs: WorkloadJobs) -> dg.SensorDefinition:
         ]
         partitions = dg.DynamicPartitionsDefinition(name=jobs.partitions)
         return dg.SensorResult(
-            run_requests=requests[:_MAX_LAUNCHES],
+            run_requests=requests[:MAX_LAUNCHES],
             dynamic_partitions_requests=[partitions.build_add_request(keys)] if keys else [],
         )
 
@@ -202,7 +213,7 @@ def _report_sensor(jobs: WorkloadJobs, status: dg.DagsterRunStatus) -> dg.Sensor
         name=f"{jobs.workload}_report_after_{status.value.lower()}",
         run_status=status,
         request_job=jobs.report,
-        minimum_interval_seconds=_TICK_S,
+        minimum_interval_seconds=TICK_S,
         # Running from the start: a report costs nothing, and a failed run is when a person looks
         # for one.
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -231,7 +242,7 @@ def _report_sensor(jobs: WorkloadJobs, status: dg.DagsterRunStatus) -> dg.Sensor
 
 def is_llm_run(run: dg.DagsterRun, jobs: WorkloadJobs) -> bool:
     """Whether a run materializes this workload's llm_outputs, by its job or from its page."""
-    if run.job_name == jobs.run.name:
+    if run.job_name in (jobs.run.name, jobs.collect.name):
         return True
     return dg.AssetKey([jobs.workload, "llm_outputs"]) in (run.asset_selection or ())
 
@@ -289,7 +300,7 @@ def _inbox_sensor(jobs: WorkloadJobs) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{jobs.workload}_inbox",
         job=jobs.ingest,
-        minimum_interval_seconds=_TICK_S,
+        minimum_interval_seconds=TICK_S,
         # Stopped: a dropped file leads to paid calls, so a person switches this on.
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=(
@@ -315,7 +326,7 @@ def _inbox_sensor(jobs: WorkloadJobs) -> dg.SensorDefinition:
                 )
             )
         return dg.SensorResult(
-            run_requests=requests[:_MAX_LAUNCHES],
+            run_requests=requests[:MAX_LAUNCHES],
             cursor=json.dumps(found),
             skip_reason=None if requests else f"{folder}: no new complete file.",
         )
@@ -350,7 +361,7 @@ def batches_with_work(ledger: Ledger, workload: str) -> list[Batch]:
 def _nightly_schedule(jobs: WorkloadJobs, knobs: ScheduleKnobs) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{jobs.workload}_nightly",
-        job=jobs.run,
+        job=jobs.run if jobs.lane == "realtime" else jobs.collect,
         cron_schedule=knobs.cron,
         execution_timezone=knobs.timezone,
         # Stopped: paid work at night starts because a person wants it to.
@@ -374,7 +385,7 @@ def _nightly_schedule(jobs: WorkloadJobs, knobs: ScheduleKnobs) -> dg.ScheduleDe
         if not found:
             yield dg.SkipReason(f"Every row of {jobs.workload} has ended ({realm}).")
         night = context.scheduled_execution_time.isoformat()
-        for batch in found[:_MAX_LAUNCHES]:
+        for batch in found[:MAX_LAUNCHES]:
             # By defs.yaml: options given with a table, such as a limit, were for its first run.
             cause = f"nightly:{night}:{realm}:{batch.batch_id}"
             yield launch_request(jobs, batch, realm, cause, {})

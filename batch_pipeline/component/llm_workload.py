@@ -19,7 +19,9 @@ from batch_pipeline.component.materialize import (
     ingest_table,
     report_batch,
     run_chunks,
+    submit_chunks,
 )
+from batch_pipeline.component.polling import build_polling
 from batch_pipeline.providers.registry import parse_route
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
 
@@ -35,12 +37,15 @@ _SIMULATE = Field(
 )
 
 
+# Dagster's config has neither "number or word" nor a choice of words; the knobs check them
+_IN_DAGSTER: dict[str, Any] = {"workers": Any, "lane": str | None}
+
+
 def _optional_knobs(*left_out: str) -> dict[str, Any]:
     """Every knob as an optional config field: empty means what defs.yaml says."""
     return {
         name: (
-            # Dagster's config has no "number or word"; the knobs check it when they are read
-            Any if name == "workers" else cast(Any, field.annotation) | None,
+            _IN_DAGSTER.get(name, cast(Any, field.annotation) | None),
             Field(default=None, description=field.description),
         )
         for name, field in Knobs.model_fields.items()
@@ -88,11 +93,12 @@ RunConfig = create_model("RunConfig", __base__=_RunBase, **_optional_knobs(*INGE
 
 
 class LlmWorkload(WorkloadConfig, dg.Component, dg.Resolvable):
-    """A table through an LLM, as three assets.
+    """A table through an LLM, as four assets.
 
-    `input_table` reads the table into the ledger; `llm_outputs` asks the model, one partition per
-    chunk of rows; `batch_report` writes deliverables and the report. Its attributes are the knobs
-    that the launchpad and the command line have too.
+    `input_table` reads the table into the ledger; `provider_jobs` sends chunks of rows to a Batch
+    API, where that lane is chosen; `llm_outputs` asks the model or collects, one partition per
+    chunk; `batch_report` writes deliverables and the report. Its attributes are the knobs that the
+    launchpad and the command line have too.
     """
 
     folder: Annotated[Path, dg.Resolver(lambda _, value: Path(value), model_field_type=str)] = (
@@ -103,7 +109,8 @@ class LlmWorkload(WorkloadConfig, dg.Component, dg.Resolvable):
     def get_spec(cls) -> dg.ComponentTypeSpec:
         """How the component shows in `dg list components`."""
         return dg.ComponentTypeSpec(
-            description="A table through an LLM: input_table, llm_outputs in chunks, batch_report.",
+            description="A table through an LLM: input_table, provider_jobs and llm_outputs in "
+            "chunks, batch_report.",
             owners=OWNERS,
             tags=["llm", "batch"],
         )
@@ -112,31 +119,52 @@ class LlmWorkload(WorkloadConfig, dg.Component, dg.Resolvable):
         """Assets, checks, jobs, sensors and schedule."""
         config = self.model_copy(update={"folder": Path(context.path)})
         partitions = dg.DynamicPartitionsDefinition(name=f"{config.workload}_chunks")
-        assets = [
-            _input_table(config, partitions.name or ""),
-            _llm_outputs(config, partitions),
-            _batch_report(config),
-        ]
-        ingest, run, report = (
-            dg.define_asset_job(
+        assets = {
+            "input_table": _input_table(config, partitions.name or ""),
+            "provider_jobs": _provider_jobs(config, partitions),
+            "llm_outputs": _llm_outputs(config, partitions),
+            "batch_report": _batch_report(config),
+        }
+        made = {
+            name: dg.define_asset_job(
                 f"{config.workload}_{name}",
-                selection=[asset],
+                selection=[assets[asset] for asset in selected],
                 description=description,
                 tags={TAG_WORKLOAD: config.workload},
             )
-            for (name, description), asset in zip(_JOBS.items(), assets, strict=True)
+            for name, (selected, description) in _JOBS.items()
+        }
+        jobs = WorkloadJobs(
+            config.workload,
+            partitions.name or "",
+            config.lane,
+            ingest=made["ingest"],
+            run=made["run"],
+            collect=made["collect_provider_jobs"],
+            report=made["report"],
         )
-        jobs = WorkloadJobs(config.workload, partitions.name or "", ingest, run, report)
         return dg.Definitions.merge(
-            dg.Definitions(assets=assets, jobs=[ingest, run, report]),
+            dg.Definitions(assets=list(assets.values()), jobs=list(made.values())),
             build_sensors(jobs, config.schedule),
+            build_polling(jobs),
         )
 
 
 _JOBS = {
-    "ingest": "Reads a table into a batch; the sensor then starts its LLM run.",
-    "run": "Runs the LLM over a range of chunks; complete chunks cost nothing.",
-    "report": "Writes the deliverables and the report of a batch.",
+    "ingest": (
+        ["input_table"],
+        "Reads a table into a batch; the sensor then starts its LLM run.",
+    ),
+    "run": (
+        ["llm_outputs"],
+        "Runs the LLM over a range of chunks; complete chunks cost nothing.",
+    ),
+    "collect_provider_jobs": (
+        ["provider_jobs", "llm_outputs"],
+        "Takes up a range of chunks in the batch lane: submits what there is room for, collects "
+        "what has ended. The sensor starts it; by hand it does no harm.",
+    ),
+    "report": (["batch_report"], "Writes the deliverables and the report of a batch."),
 }
 
 
@@ -173,6 +201,26 @@ def _input_table(config: WorkloadConfig, partitions: str) -> dg.AssetsDefinition
     return cast(dg.AssetsDefinition, input_table)
 
 
+def _provider_jobs(
+    config: WorkloadConfig, partitions: dg.DynamicPartitionsDefinition
+) -> dg.AssetsDefinition:
+    @dg.asset(
+        **_common(config, "provider_jobs"),
+        kinds={"python", _provider(config)},
+        deps=[_key(config, "input_table")],
+        partitions_def=partitions,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        output_required=False,
+        pool=POOL,
+        config_schema=RunConfig.to_config_schema(),
+        description=_describe_jobs(config),
+    )
+    def provider_jobs(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
+        yield from submit_chunks(context, config)
+
+    return cast(dg.AssetsDefinition, provider_jobs)
+
+
 def _llm_outputs(
     config: WorkloadConfig, partitions: dg.DynamicPartitionsDefinition
 ) -> dg.AssetsDefinition:
@@ -181,7 +229,7 @@ def _llm_outputs(
     @dg.asset(
         **_common(config, "llm_outputs"),
         kinds={"python", _provider(config)},
-        deps=[_key(config, "input_table")],
+        deps=[_key(config, "input_table"), _key(config, "provider_jobs")],
         partitions_def=partitions,
         # One run for the whole range: packs span chunks, and one limiter and one pool of workers
         # serve them all.
@@ -233,6 +281,20 @@ ops:
 
 The LLM run then starts by itself within a minute (sensor `{config.workload}_reconcile_chunks`). The
 same table again is the same batch: nothing is read or paid twice.
+"""
+
+
+def _describe_jobs(config: WorkloadConfig) -> str:
+    return f"""**{config.domain.title}**: the rows that went up to a provider's Batch API.
+
+Used in the lanes `batch` and `auto` (`lane` in defs.yaml or in the launchpad; here it is
+`{config.lane}`). A chunk is **materialized** when each of its rows has ended or is in a provider
+job. The run ends as soon as the jobs are submitted; the sensor `{config.workload}_poll_jobs` looks
+at them, and `llm_outputs` collects what they came to.
+
+- Rows go up while there is room under the limit of enqueued tokens; those that wait go up by
+  themselves as soon as a job ends.
+- What a job may cost is reserved in the budget from the moment it is written down.
 """
 
 

@@ -78,6 +78,8 @@ TAG_DOOR = "batch_pipeline/door"
 TAG_PROCESS = "batch_pipeline/process"
 """Set on runs whose starter makes the report itself."""
 
+_TAG_FORCED = "batch_pipeline/forced"
+
 TAKEN_FOLDER = ".taken"
 """Where a file of the inbox goes once it is a batch."""
 
@@ -279,6 +281,7 @@ class _Came:
     failed_rows: list[FailedRow] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    under_way: list[str] = field(default_factory=list)
     checked: list[_Checked] = field(default_factory=list)
 
 
@@ -324,11 +327,107 @@ def run_chunks(
             )
 
 
+def submit_chunks(
+    context: dg.AssetExecutionContext, config: WorkloadConfig
+) -> Iterator[dg.AssetMaterialization]:
+    """Send this Dagster run's partitions to a Batch API, as far as there is room.
+
+    Raises:
+        dg.Failure: when jobs cannot be submitted. Rows that wait for room are no failure.
+    """
+    tools = Tools.of(context)
+    asked = context.op_execution_context.op_config
+    came = _Came()
+    with errors_as_failures(tools):
+        for place, (batch_id, keys) in enumerate(_by_batch(context.partition_keys).items()):
+            realm = tools.ledger.find_realm(batch_id, asked.get("simulate"))
+            with tools.ledger.open(realm) as ledger:
+                job, _ = _plan(context, tools, config, ledger, batch_id, keys, place, submit=True)
+                for event in _engine_events(context, tools, realm, job):
+                    if isinstance(event, RunDone):
+                        _note_end(event, came)
+                        context.log.info(event.message or "Every row of these chunks has ended.")
+                    elif event.tally.outcomes[Outcome.PENDING] == event.under_way:
+                        yield jobs_materialization(ledger, context.asset_key, event)
+        if came.messages:
+            raise dg.Failure(description=redact("\n".join(came.messages)), allow_retries=False)
+
+
+def jobs_materialization(
+    ledger: Ledger, asset_key: dg.AssetKey, event: ChunkDone
+) -> dg.AssetMaterialization:
+    """A chunk of provider_jobs whose rows have all ended or gone up."""
+    outcomes = event.tally.outcomes
+    return dg.AssetMaterialization(
+        asset_key,
+        partition=event.chunk_key,
+        metadata={
+            "llm/realm": ledger.realm,
+            "dagster/partition_row_count": sum(outcomes.values()),
+            "rows in provider jobs": event.under_way,
+            "rows that have ended": sum(outcomes.values()) - outcomes[Outcome.PENDING],
+        },
+    )
+
+
 def _by_batch(keys: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for key in keys:
         found.setdefault(batch_of(key), []).append(key)
     return found
+
+
+def _plan(
+    context: dg.AssetExecutionContext,
+    tools: Tools,
+    config: WorkloadConfig,
+    ledger: Ledger,
+    batch_id: str,
+    keys: list[str],
+    place: int,
+    *,
+    submit: bool = False,
+) -> tuple[Job, WorkloadConfig]:
+    """The engine run over some chunks of a batch, and the options it has."""
+    asked = context.op_execution_context.op_config
+    realm = ledger.realm
+    batch = require_batch(ledger, batch_id)
+    settings = tools.installation.settings()
+    used = tools.limits.apply(_keep_to_budget(ledger, batch, config, knobs_of(asked)))
+    if submit and used.lane == "realtime":
+        # Who materializes provider_jobs wants just that.
+        used = used.with_options({"lane": "batch"})
+    run_id = f"{context.run.run_id}{'.up' if submit else ''}"
+    job = plan_job(
+        used,
+        # A run over several batches is one engine run for each.
+        run_id=run_id if place == 0 else f"{run_id}.{place + 1}",
+        batch_id=batch_id,
+        chunk_keys=keys,
+        realm=realm,
+        simulator=tools.installation.simulator(realm),
+        columns=batch.columns,
+        log_folder=settings.logs,
+        submit_only=submit,
+    )
+    _tag_run(context, batch, realm)
+    if asked["force"] and not context.run.tags.get(_TAG_FORCED):
+        count = start_generation(ledger, batch_id, used.limit)
+        # The other asset of the same run must not begin another generation.
+        context.instance.add_run_tags(context.run.run_id, {_TAG_FORCED: batch_id})
+        context.log.info(f"Forced: {count:,} finished rows are asked again.")
+    mark_launched(ledger, batch_id, context.run.run_id)
+    context.log.info(
+        f"{'SIMULATED: ' if realm == 'simulated' else ''}{len(keys)} chunks of batch {batch_id} "
+        f"with {', '.join(endpoint.label for endpoint in job.route)}, lane {used.lane}.\n"
+        + "\n".join(
+            f"{endpoint.label}:\n{tools.limits.shared_limits(ledger, endpoint).markdown()}"
+            for endpoint in job.route
+        )
+    )
+    for warning in job.used.get("warnings", ()):
+        context.log.warning(warning)
+    return job, used
 
 
 def _run_batch(
@@ -341,42 +440,21 @@ def _run_batch(
     place: int,
     came: _Came,
 ) -> Iterator[dg.AssetMaterialization]:
-    asked = context.op_execution_context.op_config
     realm = ledger.realm
-    batch = require_batch(ledger, batch_id)
-    settings = tools.installation.settings()
-    used = tools.limits.apply(_keep_to_budget(ledger, batch, config, knobs_of(asked)))
-    job = plan_job(
-        used,
-        # A run over several batches is one engine run for each.
-        run_id=context.run.run_id if place == 0 else f"{context.run.run_id}.{place + 1}",
-        batch_id=batch_id,
-        chunk_keys=keys,
-        realm=realm,
-        simulator=tools.installation.simulator(realm),
-        columns=batch.columns,
-        log_folder=settings.logs,
-    )
-    _tag_run(context, batch, realm)
-    if asked["force"]:
-        count = start_generation(ledger, batch_id, used.limit)
-        context.log.info(f"Forced: {count:,} finished rows are asked again.")
-    mark_launched(ledger, batch_id, context.run.run_id)
-    context.log.info(
-        f"{'SIMULATED: ' if realm == 'simulated' else ''}{len(keys)} chunks of batch {batch_id} "
-        f"with {', '.join(endpoint.label for endpoint in job.route)}.\n"
-        + "\n".join(
-            f"{endpoint.label}:\n{tools.limits.shared_limits(ledger, endpoint).markdown()}"
-            for endpoint in job.route
-        )
-    )
-    for warning in job.used.get("warnings", ()):
-        context.log.warning(warning)
-    url = settings.ledger_url
+    job, used = _plan(context, tools, config, ledger, batch_id, keys, place)
+    jobs_key = dg.AssetKey([*context.asset_key.path[:-1], "provider_jobs"])
+    submitted = False
+    url = tools.installation.settings().ledger_url
     for event in _engine_events(context, tools, realm, job):
         if isinstance(event, RunDone):
             _note_end(event, came)
+            submitted = event.status == "submitted"
+            if submitted:
+                context.log.info(event.message)
             continue
+        if event.under_way and event.tally.outcomes[Outcome.PENDING] == event.under_way:
+            # This run sent the chunk up itself.
+            yield jobs_materialization(ledger, jobs_key, event)
         came.failed_rows += [row for row in event.failed if row.outcome is Outcome.FAILED]
         if event.complete:
             yield dg.AssetMaterialization(
@@ -390,6 +468,8 @@ def _run_batch(
             counts = count_outcomes(connection, realm, batch_id, chunk)
             if counts[Outcome.FAILED]:
                 came.failed_chunks.append(chunk.chunk_key)
+            elif counts[Outcome.PENDING] and submitted:
+                came.under_way.append(chunk.chunk_key)
             # Rows beyond a limit are left on purpose: their chunk is missing, not failed.
             elif counts[Outcome.PENDING] and used.limit is None:
                 came.unfinished.append(chunk.chunk_key)
@@ -468,7 +548,7 @@ def _note_end(done: RunDone, came: _Came) -> None:
         came.messages.append(f"The run broke off: {type(done.error).__name__}: {done.message}")
     elif done.status == "interrupted":
         came.messages.append("The run was stopped before its end; run it again to finish it.")
-    elif done.status != "done":
+    elif done.status not in ("done", "submitted"):
         came.messages.append(done.message or str(done.error))
 
 
@@ -591,6 +671,8 @@ def _check_results(
         asset_key=asset_key,
         check_name=CHECK_ONE_OUTCOME,
         passed=sum(counts.values()) == rows and pending == 0,
+        # Rows in provider jobs end later, and that is no fault.
+        severity=dg.AssetCheckSeverity.WARN if came.under_way else dg.AssetCheckSeverity.ERROR,
         metadata={"rows": rows, **{outcome.value: count for outcome, count in counts.items()}},
     )
     yield dg.AssetCheckResult(

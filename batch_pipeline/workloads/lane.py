@@ -263,11 +263,23 @@ def refresh(settings: Settings, ledger: Ledger, batch: Batch | None) -> int:
 
 
 def look(
-    settings: Settings, ledger: Ledger, jobs: Sequence[ProviderJob], log: Log | None = None
+    settings: Settings,
+    ledger: Ledger,
+    jobs: Sequence[ProviderJob],
+    *,
+    timeout_s: float | None = None,
+    log: Log | None = None,
 ) -> dict[str, str]:
     """Ask the providers where `jobs` stand, and write it down; gives what went wrong, by provider.
 
     It makes plain requests only, and holds nothing afterwards.
+
+    Args:
+        settings: the installation's.
+        ledger: the ledger.
+        jobs: submitted ones.
+        timeout_s: jobs that were not seen by then are left to the next look; None is no bound.
+        log: takes what happens.
     """
     if not jobs:
         return {}
@@ -275,8 +287,10 @@ def look(
     async def main() -> dict[str, str]:
         desk = _desk(settings, ledger, log)
         try:
-            await desk.look(jobs)
+            await asyncio.wait_for(desk.look(jobs), timeout_s)
             return dict(desk.problems)
+        except TimeoutError:
+            return {**desk.problems, "providers": f"not every job was seen in {timeout_s:.0f} s"}
         finally:
             await desk.aclose()
 

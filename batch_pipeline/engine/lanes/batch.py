@@ -147,6 +147,7 @@ class BatchLane:
         self._collecting: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(_SUBMITTING)
         self._news = asyncio.Event()
+        self._came_up = asyncio.Event()
         self._tender: asyncio.Task[None] | None = None
         self._job_s: dict[str, float] = {}
         self._left_realtime = False
@@ -239,11 +240,7 @@ class BatchLane:
     async def news(self, timeout_s: float) -> None:
         """Wait until something was collected, or for `timeout_s` seconds."""
         self._news.clear()
-        waiter = asyncio.ensure_future(self._news.wait())
-        try:
-            await asyncio.wait([waiter], timeout=timeout_s)
-        finally:
-            waiter.cancel()
+        await _until_set(self._news, timeout_s)
 
     # ---- rows in ----
 
@@ -486,6 +483,7 @@ class BatchLane:
                 return
             finally:
                 self._submitting.discard(job_id)
+                self._came_up.set()
             if how_far is Advance.REFUSED and not self._settings.wait:
                 self._stop_lane(Full.PROVIDER)
             elif how_far is Advance.ABANDONED:
@@ -608,7 +606,8 @@ class BatchLane:
                 self._collecting = asyncio.create_task(self._collect_ended())
                 self._tasks.add(self._collecting)
                 self._collecting.add_done_callback(self._task_done)
-            await self._clock.sleep(await asyncio.to_thread(self._next_look_s))
+            self._came_up.clear()
+            await _until_set(self._came_up, await asyncio.to_thread(self._next_look_s))
 
     def _to_look_at(self) -> list[ProviderJob]:
         """Open jobs of this batch, and others that hold the room it waits for."""
@@ -648,6 +647,15 @@ class BatchLane:
                 return
             self._state.note = "the deadline is near: waiting for provider jobs to be cancelled"
             await self._state.wait(min(2.0, self._settings.poll_s or 2.0))
+
+
+async def _until_set(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, at most so long."""
+    waiter = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([waiter], timeout=timeout_s)
+    finally:
+        waiter.cancel()
 
 
 def _is_cheaper(upstream: Upstream, at: float) -> bool:
