@@ -31,6 +31,8 @@ QUICK: dict[str, Any] = {
     "headers": True,
     "day": None,
     "latency": {"base_s": 0.01, "per_output_token_s": 0.0, "jitter_s": 0.01},
+    "batches": [{"duration_s": 0.3, "per_line_s": 0.0, "duration_jitter": 0.0}],
+    "clock": {"speed": 1.0, "frozen": False},
 }
 
 

@@ -173,7 +173,7 @@ def _usage(data: dict[str, Any] | None) -> Usage | None:
     )
 
 
-_STATUS_OF_TYPE = {
+STATUS_OF_TYPE = {
     "invalid_request_error": 400,
     "authentication_error": 401,
     "billing_error": 402,
@@ -194,7 +194,7 @@ def _raise(
     message = wire.as_text(error.get("message"))
     error_type = wire.as_code(error.get("type"))
     error_code = wire.as_code(wire.as_dict(error.get("details")).get("error_code"))
-    status = _STATUS_OF_TYPE.get(error_type, 500) if reply.status == 200 else reply.status
+    status = STATUS_OF_TYPE.get(error_type, 500) if reply.status == 200 else reply.status
     kind: ErrorKind | None = None
     if error_code in _SPEND_LIMITS or (status == 400 and _CONFIG_400.search(message)):
         kind = ErrorKind.BATCH_FATAL

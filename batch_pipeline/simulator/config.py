@@ -29,9 +29,16 @@ WholeReplyFault = Literal[
 AnswerFault = Literal[
     "drop_id", "duplicate_id", "rename_id", "corrupt_ids", "extra_id", "invalid_item"
 ]
+JobFault = Literal[
+    "batch_create", "batch_fail", "batch_expire", "batch_partial", "upload", "download", "poll"
+]
+Lane = Literal["realtime", "batch"]
 KeyMark = Literal["no_credit", "spend_limit", "daily_quota"]
 
 ANSWER_FAULTS: frozenset[str] = frozenset(AnswerFault.__args__)  # type: ignore[attr-defined]
+JOB_FAULTS: frozenset[str] = frozenset(JobFault.__args__)  # type: ignore[attr-defined]
+# Faults of the connection, which a line of a batch job does not have.
+WIRE_FAULTS = frozenset({"hang", "refuse", "cut", "cut_body", "html", "error_body"})
 STATUSES = (400, 401, 402, 403, 404, 408, 409, 413, 429, 500, 502, 503, 504, 529)
 
 
@@ -93,9 +100,13 @@ class FaultRule(_Scope):
         code: the provider's own error code, for the cases where the status does not tell.
         retry_after_s: what the provider asks the client to wait.
         echo_key: the error quotes the whole key, as careless gateways do.
+        lane: hit only requests in real time, or only lines of batch jobs.
+        made: of `batch_create`: the job is made all the same, and only its reply is lost.
+        part: of `upload` and `download`: the part of the bytes that passes before the cut; of
+            `batch_expire` and `batch_partial`: the part of the lines that is answered.
     """
 
-    kind: WholeReplyFault | AnswerFault
+    kind: WholeReplyFault | AnswerFault | JobFault
     share: float | None = Field(default=None, ge=0, le=1)
     count: int | None = Field(default=None, ge=0)
     match: str | None = None
@@ -105,16 +116,64 @@ class FaultRule(_Scope):
     code: str | None = None
     retry_after_s: float | None = Field(default=None, ge=0)
     echo_key: bool = False
+    lane: Lane | None = None
+    made: bool = False
+    part: float = Field(default=0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check_status(self) -> FaultRule:
         if self.kind == "status" and self.status not in STATUSES:
             raise ValueError(f"a status fault needs status, one of {', '.join(map(str, STATUSES))}")
+        if self.kind in JOB_FAULTS and self.status not in (None, *STATUSES):
+            raise ValueError(f"status is one of {', '.join(map(str, STATUSES))}, or absent: a cut")
+        if self.made and self.kind != "batch_create":
+            raise ValueError("only a batch_create fault can have made the job")
         if self.kind == "html" and self.status not in (None, 200, 503):
             raise ValueError("an html fault has status 200 or 503")
         if self.echo_key and self.kind not in ("status", "html", "error_body"):
             raise ValueError("only a status, html or error_body fault can quote the key")
         return self
+
+
+class BatchSetting(_Scope):
+    """How batch jobs of each provider+key+model go; the first setting that covers a job counts.
+
+    All times are seconds of the job clock.
+
+    Attributes:
+        enqueued_tokens: input tokens of all open jobs together; None = no limit.
+        max_jobs: open jobs; None = the provider's own limit (Gemini: 100).
+        max_lines: of one job; None = the provider's own limit.
+        max_bytes: of one job's input; None = the provider's own limit.
+        calls_per_minute: of the endpoints of batches and files, per provider and key (a setting
+            with a model does not count here); None = no limit.
+        duration_s: from create to the end, before jitter, plus `per_line_s` for each line.
+        duration_jitter: share; the duration is drawn from [1 - j, 1 + j] times itself.
+        pending_share: part of the duration before the first line is answered.
+        expires_after_s: from create; None = 24 h, on Gemini 48 h.
+        results_kept_s: None = 29 days from create on Anthropic, 48 h on Gemini, 30 days on OpenAI.
+        shuffle: whether results come in another order than the requests.
+    """
+
+    enqueued_tokens: int | None = Field(default=None, ge=1)
+    max_jobs: int | None = Field(default=None, ge=1)
+    max_lines: int | None = Field(default=None, ge=1)
+    max_bytes: int | None = Field(default=None, ge=1)
+    calls_per_minute: float | None = Field(default=None, gt=0)
+    duration_s: float = Field(default=1.5, ge=0)
+    per_line_s: float = Field(default=0.02, ge=0)
+    duration_jitter: float = Field(default=0.2, ge=0, le=1)
+    pending_share: float = Field(default=0.2, ge=0, le=1)
+    expires_after_s: float | None = Field(default=None, gt=0)
+    results_kept_s: float | None = Field(default=None, gt=0)
+    shuffle: bool = True
+
+
+class ClockSetting(_Setting):
+    """How the clock of batch jobs and files runs: `speed` seconds in each real one, or not."""
+
+    speed: float = Field(default=1.0, gt=0)
+    frozen: bool = False
 
 
 class SimulatorConfig(_Setting):
@@ -126,6 +185,8 @@ class SimulatorConfig(_Setting):
             has to find its limit out.
         day: the name of the day for `requests_per_day`; another name is another day. None is the
             real one.
+        batches: how batch jobs go.
+        clock: of batch jobs and files; see `jobclock`.
     """
 
     seed: str = "simulator"
@@ -135,6 +196,12 @@ class SimulatorConfig(_Setting):
     key_marks: dict[str, KeyMark] = Field(default_factory=dict)
     headers: bool = True
     day: str | None = None
+    batches: tuple[BatchSetting, ...] = ()
+    clock: ClockSetting = ClockSetting()
+
+    def batch_for(self, provider: str, model: str, key: str) -> BatchSetting:
+        """Return how jobs of one provider+key+model go."""
+        return next((x for x in self.batches if x.covers(provider, model, key)), _QUICK)
 
     def limit_for(self, provider: str, model: str, key: str) -> Limit:
         """Return the limits of one provider+key+model."""
@@ -146,3 +213,4 @@ class SimulatorConfig(_Setting):
 
 
 _GENEROUS = Limit()
+_QUICK = BatchSetting()

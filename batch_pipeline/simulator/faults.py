@@ -6,7 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from batch_pipeline.simulator.config import ANSWER_FAULTS, FaultRule
+from batch_pipeline.simulator.config import (
+    ANSWER_FAULTS,
+    JOB_FAULTS,
+    WIRE_FAULTS,
+    FaultRule,
+    JobFault,
+    Lane,
+)
 from batch_pipeline.simulator.draws import draw
 
 
@@ -55,8 +62,9 @@ class FaultPlan:
         body_sha: str,
         text: str,
         item_texts: Iterable[str],
+        lane: Lane = "realtime",
     ) -> Verdict:
-        """Draw what goes wrong with an admitted request."""
+        """Draw what goes wrong with an admitted request or a line of a batch job."""
         if not self._rules:
             return Verdict()
         self._seen[body_sha] += 1
@@ -65,22 +73,55 @@ class FaultPlan:
         for index, rule in enumerate(self._rules):
             per_item = rule.kind in ANSWER_FAULTS
             where = item_texts if per_item and item_texts else [text, *item_texts]
-            if not rule.covers(provider, model, key):
+            if rule.kind in JOB_FAULTS or rule.lane not in (None, lane):
                 continue
-            if rule.match is not None and not any(rule.match in x for x in where):
+            if lane == "batch" and rule.kind in WIRE_FAULTS:
+                # A line has no connection that could break.
                 continue
-            self._in_scope[index] += 1
-            if self._in_scope[index] < rule.after:
+            if not self._hit(index, rule, provider, model, key, body_sha, where):
                 continue
-            if rule.count is not None and self._hits[index] >= rule.count:
-                continue
-            if (
-                rule.share is not None
-                and draw(self._seed, index, body_sha, self._seen[body_sha]) >= rule.share
-            ):
-                continue
-            self._hits[index] += 1
             if not per_item:
                 return Verdict(whole=rule)
             item_rules.append(rule)
         return Verdict(items=tuple(item_rules))
+
+    def strike(
+        self, kind: JobFault, provider: str, model: str, key: str, name: str, text: str
+    ) -> FaultRule | None:
+        """Return the first rule of a job fault that hits a call; see `Work.strike`."""
+        seen = f"{kind} {name}"
+        counted = False
+        for index, rule in enumerate(self._rules):
+            if rule.kind != kind:
+                continue
+            if not counted:
+                self._seen[seen] += 1
+                counted = True
+            if self._hit(index, rule, provider, model, key, seen, [text]):
+                return rule
+        return None
+
+    def _hit(
+        self,
+        index: int,
+        rule: FaultRule,
+        provider: str,
+        model: str,
+        key: str,
+        seen: str,
+        where: Iterable[str],
+    ) -> bool:
+        """Say whether a rule hits, and count it."""
+        if not rule.covers(provider, model, key):
+            return False
+        if rule.match is not None and not any(rule.match in x for x in where):
+            return False
+        self._in_scope[index] += 1
+        if self._in_scope[index] < rule.after:
+            return False
+        if rule.count is not None and self._hits[index] >= rule.count:
+            return False
+        if rule.share is not None and draw(self._seed, index, seen, self._seen[seen]) >= rule.share:
+            return False
+        self._hits[index] += 1
+        return True

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from batch_pipeline.simulator.config import Lane
 from batch_pipeline.simulator.prices import price_usd
 from batch_pipeline.simulator.wire import Usage
 
@@ -28,6 +29,9 @@ class Attempt:
         fault: what the simulator did wrong on purpose; `client_left` when the client did not wait.
         items: how many ids were asked about.
         client_request_id: what the client called the attempt (`x-client-request-id`).
+        lane: `realtime`, or `batch` for a line of a job.
+        job: the job's name at the provider, of a line.
+        custom_id: of a line: its custom_id or key.
         priced: whether price_usd was worked out: 0.4 ms each, so only when somebody reads.
     """
 
@@ -46,6 +50,9 @@ class Attempt:
     items: int
     body_sha: str
     client_request_id: str = ""
+    lane: Lane = "realtime"
+    job: str = ""
+    custom_id: str = ""
     price_usd: float | None = 0.0
     priced: bool = field(default=False)
 
@@ -53,7 +60,7 @@ class Attempt:
         """Return what was paid, 0 for what was not billed, None for a model without a price."""
         if not self.priced:
             if self.billed:
-                self.price_usd = price_usd(self.provider, self.model, self.usage, self.t)
+                self.price_usd = price_usd(self.provider, self.model, self.usage, self.t, self.lane)
             self.priced = True
         return self.price_usd
 
@@ -110,6 +117,7 @@ class Journal:
             "by_provider": _counted(a.provider for a in attempts),
             "by_model": _counted(a.model for a in attempts),
             "by_fault": _counted(a.fault for a in attempts if a.fault),
+            "by_lane": {lane: _totals(attempts, lane) for lane in ("realtime", "batch")},
             "rate_limited": sum(a.status == 429 for a in attempts),
             "items": sum(a.items for a in attempts),
             "input_tokens": sum(a.usage.input_tokens for a in attempts),
@@ -131,6 +139,18 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _totals(attempts: list[Attempt], lane: str) -> dict[str, Any]:
+    mine = [a for a in attempts if a.lane == lane]
+    return {
+        "attempts": len(mine),
+        "billed": sum(a.billed for a in mine),
+        "input_tokens": sum(a.usage.input_tokens for a in mine),
+        "cached_input_tokens": sum(a.usage.cached for a in mine),
+        "output_tokens": sum(a.usage.output_tokens for a in mine),
+        "price_usd": sum(a.price() or 0.0 for a in mine),
+    }
 
 
 def _counted(values: Any) -> dict[str, int]:

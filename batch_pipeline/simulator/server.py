@@ -24,12 +24,17 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from batch_pipeline.simulator import prices
+from batch_pipeline.simulator.batch_anthropic import AnthropicDesk
+from batch_pipeline.simulator.batch_google import GoogleDesk
+from batch_pipeline.simulator.batch_openai import OpenAIDesk
 from batch_pipeline.simulator.catalog import catalog
 from batch_pipeline.simulator.config import SimulatorConfig
+from batch_pipeline.simulator.desk import Desk
 from batch_pipeline.simulator.draws import fingerprint
 from batch_pipeline.simulator.journal import Attempt, Journal
+from batch_pipeline.simulator.replies import abort, send, send_json, send_start
 from batch_pipeline.simulator.state import State, forget_state, write_state
-from batch_pipeline.simulator.wire import Call, RefusedError, Reply, Usage, Wire
+from batch_pipeline.simulator.wire import Call, RefusedError, Usage, Wire
 from batch_pipeline.simulator.wire_openai import OpenRouterWire
 from batch_pipeline.simulator.work import WIRES, Outcome, Work, body_object
 
@@ -40,6 +45,8 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _IDLE_CHECK_S = 5.0
 _SHUTDOWN_S = 1.0
 _DEFAULT_PAGE = 1_000
+# While a thread reads a job's input, the event loop gets its turn after so long.
+_SWITCH_S = 0.001
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -50,6 +57,10 @@ class Simulator:
     def __init__(self, state_dir: Path, config: SimulatorConfig) -> None:
         self._work = Work(config)
         self._journal = Journal(state_dir / "journal.jsonl")
+        self._desk = Desk(state_dir, self._work, self._journal)
+        self._google = GoogleDesk(self._desk)
+        self._anthropic = AnthropicDesk(self._desk)
+        self._openai = OpenAIDesk(self._desk)
         self._concurrent = 0
         self._started_at = time.time()
         self.last_request = time.monotonic()
@@ -87,22 +98,32 @@ class Simulator:
                 web.post("/_sim/reset", self._reset),
                 web.get("/_sim/journal", self._get_journal),
                 web.get("/_sim/summary", self._summary),
+                web.get("/_sim/enqueued", self._enqueued),
+                web.get("/_sim/clock", self._get_clock),
+                web.post("/_sim/clock", self._set_clock),
             ]
         )
+        for desk in (self._google, self._anthropic, self._openai):
+            app.add_routes(desk.routes())
+        app.on_startup.append(self._start)
         app.on_cleanup.append(self._close)
         return app
 
+    async def _start(self, app: web.Application) -> None:
+        self._desk.start()
+
     async def _close(self, app: web.Application) -> None:
+        await self._desk.close()
         self._journal.close()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         # A web page can make a browser send requests here, or resolve its own name to loopback.
         if not _is_loopback(f"//{request.host}"):
-            return _json(403, {"error": f"Host {request.host!r} is not a loopback name"})
+            return send_json(403, {"error": f"Host {request.host!r} is not a loopback name"})
         origin = request.headers.get("origin")
         if origin is not None and not _is_loopback(origin):
-            return _json(403, {"error": f"Origin {origin!r} is not a loopback name"})
+            return send_json(403, {"error": f"Origin {origin!r} is not a loopback name"})
         self.last_request = time.monotonic()
         try:
             return await handler(request)
@@ -110,14 +131,14 @@ class Simulator:
             return self._not_found(request)
         except web.HTTPRequestEntityTooLarge:
             wire = WIRES.get(request.path.split("/")[1])
-            return _send(wire.error(413)) if wire else _json(413, {"error": "body too large"})
+            return send(wire.error(413)) if wire else send_json(413, {"error": "body too large"})
 
     def _not_found(self, request: web.Request) -> web.Response:
         wire = WIRES.get(request.path.split("/")[1])
         message = f"The simulator has no {request.method} {request.path}"
         if wire is None:
-            return _json(404, {"error": f"{message}; see docs/simulator.md"})
-        return _send(wire.error(404, message=message))
+            return send_json(404, {"error": f"{message}; see docs/simulator.md"})
+        return send(wire.error(404, message=message))
 
     def _to(
         self, provider: str, handler: Callable[[Wire, web.Request], Awaitable[web.StreamResponse]]
@@ -176,7 +197,7 @@ class Simulator:
         except RefusedError as refused:
             key = wire.key(request.headers, request.query) or ""
             record(refused.reply.status, refused.model, key=key)
-            return _send(refused.reply)
+            return send(refused.reply)
 
         def settle(status: int, fault: str | None) -> None:
             record(
@@ -232,17 +253,17 @@ class Simulator:
         try:
             call = self._call(wire, request, await request.read(), endpoint)
         except RefusedError as refused:
-            return _send(refused.reply)
-        return _json(200, wire.token_count(call), {"request-id": _new_request_id()})
+            return send(refused.reply)
+        return send_json(200, wire.token_count(call), {"request-id": _new_request_id()})
 
     async def _models(self, wire: Wire, request: web.Request) -> web.StreamResponse:
         self._journal.other_calls[f"{wire.provider} models"] += 1
         try:
             self._work.authenticate(wire, request.headers, request.query)
         except RefusedError as refused:
-            return _send(refused.reply)
+            return send(refused.reply)
         beta = request.match_info.get("version") == "v1beta"
-        return _json(200, wire.model_list(catalog(wire.provider).listed(beta=beta)))
+        return send_json(200, wire.model_list(catalog(wire.provider).listed(beta=beta)))
 
     async def _model(self, wire: Wire, request: web.Request) -> web.StreamResponse:
         self._journal.other_calls[f"{wire.provider} models"] += 1
@@ -252,8 +273,8 @@ class Simulator:
             self._work.authenticate(wire, request.headers, request.query)
             name = wire.check_model(path["model"], path["version"], beta=beta)
         except RefusedError as refused:
-            return _send(refused.reply)
-        return _json(200, wire.model(name))
+            return send(refused.reply)
+        return send_json(200, wire.model(name))
 
     async def _key(self, wire: Wire, request: web.Request) -> web.StreamResponse:
         self._journal.other_calls[f"{wire.provider} key"] += 1
@@ -261,45 +282,76 @@ class Simulator:
         try:
             key = self._work.authenticate(wire, request.headers, request.query)
         except RefusedError as refused:
-            return _send(refused.reply)
+            return send(refused.reply)
         spent = self._work.config.mark_of(key) in ("no_credit", "spend_limit")
-        return _json(200, wire.key_info(key, remaining=0 if spent else 100))
+        return send_json(200, wire.key_info(key, remaining=0 if spent else 100))
 
     async def _health(self, request: web.Request) -> web.Response:
-        return _json(200, health(self._started_at))
+        return send_json(200, health(self._started_at))
 
     async def _get_config(self, request: web.Request) -> web.Response:
-        return _json(200, self._work.config.model_dump(mode="json"))
+        return send_json(200, self._work.config.model_dump(mode="json"))
 
     async def _put_config(self, request: web.Request) -> web.Response:
         try:
             changes = orjson.loads(await request.read())
-            current = self._work.config.model_dump()
-            config = SimulatorConfig.model_validate({**current, **changes})
+            config = self._changed(changes)
         except (orjson.JSONDecodeError, TypeError) as error:
-            return _json(400, {"error": f"the configuration is not a JSON object: {error}"})
+            return send_json(400, {"error": f"the configuration is not a JSON object: {error}"})
         except ValidationError as error:
-            return _json(400, {"error": str(error)})
+            return send_json(400, {"error": str(error)})
         self._work.configure(config)
+        self._desk.configure()
         return await self._get_config(request)
+
+    def _changed(self, changes: Any) -> SimulatorConfig:
+        return SimulatorConfig.model_validate({**self._work.config.model_dump(), **changes})
 
     async def _reset(self, request: web.Request) -> web.Response:
         self._journal.reset()
         self._work.reset()
-        return _json(200, {"reset": True})
+        self._desk.reset()
+        self._google.reset()
+        return send_json(200, {"reset": True})
 
     async def _get_journal(self, request: web.Request) -> web.Response:
         try:
             since = int(request.query.get("since", 0))
             limit = int(request.query.get("limit", _DEFAULT_PAGE))
         except ValueError:
-            return _json(400, {"error": "since and limit are whole numbers"})
+            return send_json(400, {"error": "since and limit are whole numbers"})
         # Prices are worked out here, in a thread, so that requests in flight keep their latency.
         records = await asyncio.to_thread(self._journal.since, max(0, since), max(0, limit))
-        return _json(200, {"records": records, "last": self._journal.next_n - 1})
+        return send_json(200, {"records": records, "last": self._journal.next_n - 1})
 
     async def _summary(self, request: web.Request) -> web.Response:
-        return _json(200, await asyncio.to_thread(self._journal.summary))
+        totals = await asyncio.to_thread(self._journal.summary)
+        return send_json(200, {**totals, "enqueued": self._desk.report(series=False)})
+
+    async def _enqueued(self, request: web.Request) -> web.Response:
+        found = self._desk.report(series=True)
+        return send_json(200, {"t": self._desk.clock.now(), "enqueued": found})
+
+    async def _get_clock(self, request: web.Request) -> web.Response:
+        clock = self._desk.clock
+        found = {"now": clock.now(), "offset_s": clock.offset_s}
+        return send_json(200, {**found, **clock.setting.model_dump()})
+
+    async def _set_clock(self, request: web.Request) -> web.Response:
+        """Move the job clock ahead (`advance_s`), and set how it runs (`speed`, `frozen`)."""
+        try:
+            changes = dict(orjson.loads(await request.read()))
+            advance_s = float(changes.pop("advance_s", 0))
+            setting = {**self._work.config.clock.model_dump(), **changes}
+            config = self._changed({"clock": setting})
+        except (ValueError, TypeError) as error:
+            return send_json(400, {"error": f"the clock cannot be set so: {error}"})
+        if advance_s < 0:
+            return send_json(400, {"error": "advance_s: the clock never goes back"})
+        self._work.configure(config)
+        self._desk.configure()
+        self._desk.advance(advance_s)
+        return await self._get_clock(request)
 
 
 def _is_loopback(url: str) -> bool:
@@ -349,33 +401,12 @@ def _path(request: web.Request) -> Mapping[str, str]:
     }
 
 
-def _send(reply: Reply) -> web.Response:
-    headers = {"content-type": "application/json", **reply.headers}
-    return web.Response(status=reply.status, body=reply.payload, headers=headers)
-
-
-def _json(status: int, body: Any, headers: Mapping[str, str] | None = None) -> web.Response:
-    return _send(Reply(status, body, headers or {}))
-
-
 async def _finish(request: web.Request, outcome: Outcome) -> web.StreamResponse:
     if outcome.ending == "whole":
-        return _send(outcome.reply)
-    transport = request.transport
+        return send(outcome.reply)
     if outcome.ending in ("cut", "refuse"):
-        if transport is not None:
-            transport.abort()
-        return web.Response()
-    payload = outcome.reply.payload
-    headers = {**outcome.reply.headers, "content-type": "application/json"}
-    response = web.StreamResponse(status=outcome.reply.status, headers=headers)
-    response.content_length = len(payload)
-    await response.prepare(request)
-    await response.write(payload[: len(payload) // 2])
-    if transport is not None:
-        # Unlike abort(), close() lets the first half out.
-        transport.close()
-    return response
+        return abort(request)
+    return await send_start(request, outcome.reply.payload, 0.5, outcome.reply)
 
 
 async def run(
@@ -397,6 +428,7 @@ async def run(
         idle_exit_s: None serves for ever.
         ready: called once, when requests are accepted.
     """
+    sys.setswitchinterval(_SWITCH_S)
     simulator = Simulator(state_dir, config)
     runner = web.AppRunner(
         simulator.application(),

@@ -95,16 +95,16 @@ class GoogleWire(Wire):
     def read(self, endpoint: str, body: Json, key: str, path: Mapping[str, str]) -> Call:
         model = self.check_model(path["model"], path["version"], beta=path["version"] == "v1beta")
         if endpoint == "countTokens":
-            body = _field(body, "generateContentRequest") or body
-        contents = _field(body, "contents")
+            body = field_of(body, "generateContentRequest") or body
+        contents = field_of(body, "contents")
         if isinstance(contents, dict):
             contents = [contents]
         if not isinstance(contents, list) or not contents:
             raise self.bad_request(
                 "* GenerateContentRequest.contents: contents is not specified\n", model
             )
-        config = _field(body, "generationConfig") or {}
-        system = text_of((_field(body, "systemInstruction") or {}).get("parts"))
+        config = field_of(body, "generationConfig") or {}
+        system = text_of((field_of(body, "systemInstruction") or {}).get("parts"))
         return Call(
             provider=self.provider,
             endpoint=endpoint,
@@ -116,7 +116,7 @@ class GoogleWire(Wire):
                 for content in contents
             ),
             schema=_schema(config),
-            max_tokens=whole_number(_field(config, "maxOutputTokens")),
+            max_tokens=whole_number(field_of(config, "maxOutputTokens")),
             cache_points=(CachePoint(system),),
         )
 
@@ -275,7 +275,7 @@ class GoogleWire(Wire):
         }
 
 
-def _field(body: Json, name: str) -> Any:
+def field_of(body: Json, name: str) -> Any:
     """Read a field in camelCase or snake_case: google-genai mixes both in one body."""
     if name in body:
         return body[name]
@@ -283,13 +283,13 @@ def _field(body: Json, name: str) -> Any:
 
 
 def _schema(config: Json) -> Json | None:
-    json_schema = _field(config, "responseJsonSchema")
+    json_schema = field_of(config, "responseJsonSchema")
     if isinstance(json_schema, dict):
         return json_schema
-    openapi = _field(config, "responseSchema")
+    openapi = field_of(config, "responseSchema")
     if isinstance(openapi, dict):
         return dict(from_openapi(openapi))
-    return ANY_JSON_SCHEMA if _field(config, "responseMimeType") == "application/json" else None
+    return ANY_JSON_SCHEMA if field_of(config, "responseMimeType") == "application/json" else None
 
 
 def _duration(seconds: float) -> str:

@@ -15,11 +15,11 @@ from batch_pipeline.simulator import tokens
 from batch_pipeline.simulator.answers import REFUSAL, Answer, answer
 from batch_pipeline.simulator.buckets import Buckets, Excess
 from batch_pipeline.simulator.catalog import catalog
-from batch_pipeline.simulator.config import SimulatorConfig
+from batch_pipeline.simulator.config import FaultRule, JobFault, Lane, SimulatorConfig
 from batch_pipeline.simulator.draws import draw
 from batch_pipeline.simulator.faults import FaultPlan, Verdict
 from batch_pipeline.simulator.items import Item, find_items
-from batch_pipeline.simulator.prompt_cache import PromptCache
+from batch_pipeline.simulator.prompt_cache import CacheUse, PromptCache, Scope
 from batch_pipeline.simulator.schema import UnsupportedSchemaError
 from batch_pipeline.simulator.wire import Call, Finish, RefusedError, Reply, Usage, Wire
 from batch_pipeline.simulator.wire_anthropic import AnthropicWire
@@ -58,6 +58,13 @@ class Outcome:
     fault: str | None
     latency_s: float
     items: int
+
+
+@dataclass(frozen=True)
+class _Asked:
+    items: tuple[Item, ...]
+    right: Answer
+    cache: CacheUse
 
 
 class Work:
@@ -116,21 +123,15 @@ class Work:
         mark = self.config.mark_of(call.key)
         if mark:
             raise RefusedError(wire.marked(mark, call.model, request_id), call.model)
-        window = catalog(call.provider).context_tokens
-        if call.input_tokens > window:
-            raise RefusedError(wire.too_long(call, window), call.model)
-        items = find_items(call.user_text)
-        right = self._answer(wire, call, items)
-        scope = (call.provider, call.key, call.model)
-        cache = self._cache.look(scope, call.cache_points, mono, wire.cache_granularity)
+        asked = self._asked(wire, call, mono)
         counted = call.input_tokens
         if wire.cached_input_is_free_of_limits:
-            counted -= cache.read
+            counted -= asked.cache.read
         buckets = self._buckets_of(call, mono)
         day, day_ends_in_s = _day(call.provider, now)
         excess = buckets.admit(
             input_tokens=counted,
-            output_tokens=right.output_tokens,
+            output_tokens=asked.right.output_tokens,
             now=mono,
             day=self.config.day or day,
             day_ends_in_s=day_ends_in_s,
@@ -139,6 +140,59 @@ class Work:
             gauges = wire.gauge_headers(buckets.gauges(mono), now)
             reply = self._limited(wire, excess, call.model, request_id, gauges)
             raise RefusedError(reply, call.model)
+        outcome = self._decide(wire, call, asked, "realtime", body_sha, request_id, mono)
+        if outcome.reply.status == 200 and self.config.headers:
+            gauges = wire.gauge_headers(buckets.gauges(mono), now)
+            reply = replace(outcome.reply, headers={**outcome.reply.headers, **gauges})
+            outcome = replace(outcome, reply=reply)
+        return outcome
+
+    def line(
+        self, wire: Wire, call: Call, *, body_sha: str, request_id: str, mono: float
+    ) -> Outcome:
+        """Answer one line of a batch job: as a request, but without its rate limits and latency.
+
+        Raises:
+            RefusedError: the context window says no.
+        """
+        asked = self._asked(wire, call, mono)
+        return self._decide(wire, call, asked, "batch", body_sha, request_id, mono)
+
+    def strike(
+        self, kind: JobFault, *, provider: str, model: str = "", key: str, name: str, text: str = ""
+    ) -> FaultRule | None:
+        """Return the rule of a job fault that hits one call around batch jobs, if any.
+
+        Args:
+            kind: of the fault.
+            provider: whose API was called.
+            model: of the job, where it is known.
+            key: of the call.
+            name: what the call is about: draws depend on it and on how often it was seen.
+            text: what `match` is searched in.
+        """
+        return self._faults.strike(kind, provider, model, key, name, text)
+
+    def _asked(self, wire: Wire, call: Call, mono: float) -> _Asked:
+        window = catalog(call.provider).context_tokens
+        if call.input_tokens > window:
+            raise RefusedError(wire.too_long(call, window), call.model)
+        items = find_items(call.user_text)
+        right = self._answer(wire, call, items)
+        cache = self._cache.look(_scope(call), call.cache_points, mono, wire.cache_granularity)
+        return _Asked(items, right, cache)
+
+    def _decide(
+        self,
+        wire: Wire,
+        call: Call,
+        asked: _Asked,
+        lane: Lane,
+        body_sha: str,
+        request_id: str,
+        mono: float,
+    ) -> Outcome:
+        items, right, cache = asked.items, asked.right, asked.cache
         verdict = self._faults.judge(
             provider=call.provider,
             model=call.model,
@@ -146,16 +200,20 @@ class Work:
             body_sha=body_sha,
             text=call.text,
             item_texts=[item.text for item in items],
+            lane=lane,
         )
         said = right
         if verdict.items or (
             verdict.whole and verdict.whole.kind in ("malformed_json", "truncated")
         ):
             said = self._answer(wire, call, items, verdict)
-        latency_s = self._latency(verdict, said.output_tokens, body_sha)
+        # A line of a job leaves no connection waiting.
+        latency_s = (
+            self._latency(verdict, said.output_tokens, body_sha) if lane == "realtime" else 0.0
+        )
         if not wire.reports_cache_writes(call.model):
             cache = replace(cache, write=0, write_long=0)
-        self._cache.keep(scope, call.cache_points, mono, mono + latency_s)
+        self._cache.keep(_scope(call), call.cache_points, mono, mono + latency_s)
         billed = verdict.billed(
             default=verdict.whole is None or verdict.whole.kind not in _UNBILLED
         )
@@ -163,13 +221,10 @@ class Work:
         output_tokens = said.output_tokens if text == said.text else tokens.count(text)
         usage = call.usage(cache, output_tokens)
         reply = self._reply(wire, call, verdict, text, finish, usage, request_id)
-        if reply.status == 200 and self.config.headers:
-            gauges = wire.gauge_headers(buckets.gauges(mono), now)
-            reply = replace(reply, headers={**reply.headers, **gauges})
         kind = verdict.whole.kind if verdict.whole else None
         return Outcome(
             call=call,
-            buckets=buckets,
+            buckets=self._buckets_of(call, mono),
             reply=reply,
             ending=kind if kind in ("hang", "refuse", "cut", "cut_body") else "whole",
             usage=usage if billed else Usage(),
@@ -237,7 +292,7 @@ class Work:
         return wire.success(call, text, finish, usage, request_id)
 
     def _buckets_of(self, call: Call, now: float) -> Buckets:
-        scope = (call.provider, call.key, call.model)
+        scope = _scope(call)
         if scope not in self._buckets:
             limit = self.config.limit_for(call.provider, call.model, call.key)
             self._buckets[scope] = Buckets(limit, now)
@@ -251,6 +306,10 @@ class Work:
         if verdict.whole and verdict.whole.kind in _UNBILLED:
             output_tokens = 0
         return latency.base_s + latency.per_output_token_s * output_tokens + jitter
+
+
+def _scope(call: Call) -> Scope:
+    return call.provider, call.key, call.model
 
 
 def _said(wire: Wire, said: Answer, verdict: Verdict) -> tuple[str, Finish]:

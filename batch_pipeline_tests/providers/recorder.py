@@ -92,7 +92,7 @@ def recording(answer: Callable[[Recorded], Answer]) -> Iterator[Recorder]:
             if reply.cut_at is not None:
                 self.close_connection = True
 
-        do_GET = do_POST = _serve
+        do_GET = do_POST = do_DELETE = _serve
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: test output stays clean."""

@@ -20,6 +20,14 @@ def simulator(_simulator: Running) -> Running:
     """One simulator for all tests of a worker, reset and without latency before each."""
     _simulator.http.post("/_sim/reset")
     _simulator.configure(
-        seed="test", limits=[], latency=INSTANT, faults=[], key_marks={}, headers=True, day=None
+        seed="test",
+        limits=[],
+        latency=INSTANT,
+        faults=[],
+        key_marks={},
+        headers=True,
+        day=None,
+        batches=[],
+        clock={"speed": 1, "frozen": False},
     )
     return _simulator

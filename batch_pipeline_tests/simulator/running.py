@@ -8,20 +8,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anthropic
 import httpx
 import openai as openai_sdk
+from anthropic import AsyncAnthropic
 from google import genai
 from google.genai import types as genai_types
 
 from batch_pipeline.simulator.launch import base_urls
 
 ROOT = Path(__file__).resolve().parents[2]
+Answer = TypeVar("Answer")
 INSTANT = {"base_s": 0, "per_output_token_s": 0, "jitter_s": 0}
 
 
@@ -66,6 +69,19 @@ class Running:
         url = base_urls(self.url)["openai"]
         return openai_sdk.OpenAI(api_key=key, base_url=url, max_retries=0, **options)
 
+    def async_anthropic(self) -> AsyncAnthropic:
+        url = base_urls(self.url)["anthropic"]
+        return AsyncAnthropic(api_key="sk-ant-test", base_url=url, max_retries=0)
+
+    def async_openai(self) -> openai_sdk.AsyncOpenAI:
+        url = base_urls(self.url)["openai"]
+        return openai_sdk.AsyncOpenAI(api_key="sk-test", base_url=url, max_retries=0)
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock of batch jobs ahead."""
+        reply = self.http.post("/_sim/clock", json={"advance_s": seconds})
+        assert reply.status_code == 200, reply.text
+
     def openrouter(self, key: str = "sk-or-v1-test") -> openai_sdk.OpenAI:
         url = base_urls(self.url)["openrouter"]
         return openai_sdk.OpenAI(api_key=key, base_url=url, max_retries=0)
@@ -101,3 +117,14 @@ def running(state_dir: Path, *options: str) -> Iterator[Running]:
         assert process.wait(20) == 0
         if process.stdout is not None:
             process.stdout.close()
+
+
+def until(
+    ask: Callable[[], Answer], enough: Callable[[Answer], bool], bound_s: float = 15
+) -> Answer:
+    """Ask again and again until the answer is enough."""
+    deadline = time.monotonic() + bound_s
+    while not enough(answer := ask()):
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.01)
+    return answer
