@@ -259,7 +259,7 @@ def touched_batches(run: dg.DagsterRun, ledger: LedgerResource) -> list[tuple[Re
             .order_by(runs.c.started_at)
         ).all()
     if rows:
-        return [(row.realm, row.batch_id) for row in rows]
+        return list(dict.fromkeys((row.realm, row.batch_id) for row in rows))
     key = run.tags.get(ASSET_PARTITION_RANGE_START_TAG) or run.tags.get(PARTITION_NAME_TAG)
     if key is None:
         return []

@@ -22,7 +22,7 @@ from batch_pipeline_tests.dagster.installation import KNOBS, Installation
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-ASSETS = {"batch_report", "input_table", "llm_outputs"}
+ASSETS = {"batch_report", "input_table", "llm_outputs", "provider_jobs"}
 
 
 def _environment() -> dict[str, str]:
@@ -49,7 +49,7 @@ def test_it_loads_in_a_fresh_interpreter_without_keys_network_or_state(tmp_path:
     code = (
         "from batch_pipeline.definitions import defs\n"
         "graph = defs().resolve_asset_graph()\n"
-        "print(sorted(key.path[-1] for key in graph.get_all_asset_keys()))\n"
+        "print(sorted({key.path[-1] for key in graph.get_all_asset_keys()}))\n"
     )
     environment = {"PATH": os.environ["PATH"], "BATCH_PIPELINE_DATA": str(tmp_path / "none")}
     done = subprocess.run(
