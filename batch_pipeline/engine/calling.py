@@ -77,7 +77,6 @@ class Caller:
         self._finisher = finisher
         self._upstreams = upstreams
         self._rng = rng
-        self._step = state.job.step
         self._settings = state.job.settings
         self._clock = state.clock
         self._attempt_count = 0
@@ -110,6 +109,7 @@ class Caller:
             upstream = await self._next(pack[0].route, trip)
             if upstream is None:
                 if self._state.stopping or error is None:
+                    self._state.leave(pack)
                     return Asked(pack, ended=True)
                 return self._outage(pack, error, last_round)
             if upstream.label not in built:
@@ -307,6 +307,7 @@ class Caller:
         for member in pack:
             member.error = f"{names} did not answer: {error.message}"
             member.refused = False
+        self._state.leave(pack)
         if last_round:
             for member in pack:
                 self._finisher.failed(member, ErrorKind.TRANSIENT.value)
@@ -393,7 +394,8 @@ class Caller:
 
         None: it was not sent; try again.
         """
-        ticket = await self._turn(upstream, built.input_tokens, len(pack))
+        per_item = upstream.of_step(pack[0].step).output_per_item
+        ticket = await self._turn(upstream, built.input_tokens, per_item * len(pack))
         if ticket is None:
             return None
         try:
@@ -436,7 +438,7 @@ class Caller:
         wire: WireReply | None = None
         try:
             wire = await self._transport.send(
-                built.call, timeout_s=self._step.timeout_s, request_id=attempt_id
+                built.call, timeout_s=pack[0].step.timeout_s, request_id=attempt_id
             )
             reply = upstream.endpoint.codec.read(wire)
         except ProviderError as error:
@@ -482,7 +484,9 @@ class Caller:
                 state.in_flight += 1
                 waiter.set_result(None)
 
-    async def _turn(self, upstream: Upstream, input_tokens: int, count: int) -> Ticket | None:
+    async def _turn(
+        self, upstream: Upstream, input_tokens: int, output_tokens: float
+    ) -> Ticket | None:
         """Wait at the gate for a slot and a turn; None when there is none to be had now."""
         state, gate = self._state, upstream.gate
         task = asyncio.current_task()
@@ -493,7 +497,7 @@ class Caller:
             upstream.waiting.add(task)
             await gate.enter()
             entered = True
-            return await gate.acquire(input_tokens, upstream.output_per_item * count)
+            return await gate.acquire(input_tokens, output_tokens)
         except BaseException as error:
             if entered:
                 gate.leave()
@@ -573,7 +577,7 @@ class Caller:
 
     def build(self, pack: list[Member], upstream: Upstream) -> Built:
         """The call for a pack."""
-        step = self._step
+        step = pack[0].step
         note = "; ".join(
             f"earlier answer for id {place}: {member.error}"
             for place, member in enumerate(pack)
@@ -595,11 +599,12 @@ class Caller:
         )
         endpoint = upstream.endpoint
         call = endpoint.codec.build(request, key=endpoint.key, base_url=endpoint.base_url)
-        if upstream.fixed_tokens is None:
+        learned = upstream.of_step(step)
+        if learned.fixed_tokens is None:
             empty = replace(request, user=step.user_message([]))
             body = endpoint.codec.build(empty, key="", base_url=endpoint.base_url).body
-            upstream.fixed_tokens = estimate_body_tokens(body)
-        estimated = upstream.fixed_tokens + sum(member.tokens for member in pack)
+            learned.fixed_tokens = estimate_body_tokens(body)
+        estimated = learned.fixed_tokens + sum(member.tokens for member in pack)
         return Built(call, len(user.encode()), estimated, bound)
 
     def _new_attempt(
@@ -620,7 +625,7 @@ class Caller:
             attempt_id=attempt_id,
             realm=realm,
             workload=job.workload,
-            step=self._step.name,
+            step=pack[0].step.name,
             batch_id=job.batch_id,
             run_id=job.run_id,
             request_id=trip.request_id,
@@ -635,12 +640,12 @@ class Caller:
             members=orjson.dumps(members).decode(),
             estimated_input_tokens=built.input_tokens,
             worst_nano=upstream.worst_nano(
-                len(built.call.body), built.user_bytes, built.output_bound, now
+                pack[0].step, len(built.call.body), built.user_bytes, built.output_bound, now
             ),
             rate_wait_s=ticket.waited_s,
             workload_day=workload_day,
             provider_day=provider_day,
-            timeout_s=self._step.timeout_s,
+            timeout_s=pack[0].step.timeout_s,
             budgets=budgets_of(spending, realm, job.workload, job.batch_id, upstream, now)
             if spending.bounded
             else (),

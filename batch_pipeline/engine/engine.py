@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +29,7 @@ from batch_pipeline.engine.packing import Packer
 from batch_pipeline.engine.records import ChunkState, Member
 from batch_pipeline.engine.recovery import Recovery
 from batch_pipeline.engine.state import Log, RunState
+from batch_pipeline.engine.step import Step
 from batch_pipeline.engine.upstream import Route, Upstream
 from batch_pipeline.errors import BatchPipelineError, UsageError
 from batch_pipeline.ledger.batches import (
@@ -72,7 +73,6 @@ _ENQUEUED_POLL_S = 5.0
 _HELD_POLL_S = 0.5
 _MAX_OPEN_COMMITS = 2_000
 _MAX_QUEUED_PACKS = 256
-_EXPECTED_SHARE_OF_BOUND = 0.6
 _REPORT_S = 2.0
 
 _AHEAD = 0.5
@@ -114,7 +114,6 @@ class Engine:
         self._writer = ledger.writer
         self._clock = clock
         self._job = job
-        self._step = job.step
         self._state = RunState(ledger, clock, job, emit, log)
         self._owner = self._state.owner
         self._upstreams: dict[str, Upstream] = {}
@@ -128,9 +127,10 @@ class Engine:
             self._caller.ask,
             self._finisher.failed,
             lambda: self._state.stopping,
-            job.step.content_tries,
         )
-        self._keys = KeyMaker(job.step)
+        self._keys = {step.name: KeyMaker(step) for step in job.steps}
+        self._advanced = asyncio.Event()
+        self._state.on_advance = self._advanced.set
         self._state.upstreams = self._known
         lane = job.settings.lane
         desk = JobDesk(
@@ -145,7 +145,7 @@ class Engine:
         self._lane = BatchLane(
             self._state,
             desk,
-            Collector(ledger, desk, job.step, self._state.log),
+            Collector(ledger, desk, job.steps, self._state.log),
             self._caller.build,
             self._caller.look_at_keys,
             self._went_up,
@@ -156,13 +156,11 @@ class Engine:
         self._lines: dict[str, Line] = {}
         self._collected = 0
         self._look_enqueued_at = 0.0
-        self._packers: dict[Route, Packer[Member]] = {}
-        self._packs: asyncio.Queue[list[Member] | None] = asyncio.Queue(
-            maxsize=min(_MAX_QUEUED_PACKS, max(2, job.settings.workers))
-        )
+        self._packers: dict[tuple[str, Route], Packer[Member]] = {}
+        self._packs = self._new_queue()
         self._parked: dict[str, Member] = {}
         self._later: list[Member] = []
-        self._asked_rows = 0
+        self._asked_rows: set[tuple[str, int]] = set()
         self._staff: set[asyncio.Task[None]] = set()
         self._state.on_capacity = self._hire
 
@@ -330,13 +328,16 @@ class Engine:
         await asyncio.gather(*(upstream.gate.open() for upstream in self._known))
 
     async def _work(self) -> None:
-        self._hire()
-        planner = asyncio.create_task(self._plan())
-        self._state.before_send.add(planner)
+        state = self._state
+        planner = self._start_planning(self._plan())
         try:
             await self._until_done(planner)
+            while state.advanced and not state.stopping:
+                # What an outage had put off is through a step after all.
+                self._packs = self._new_queue()
+                planner = self._start_planning(self._finish_planning())
+                await self._until_done(planner)
         finally:
-            self._state.before_send.discard(planner)
             left = (planner, *self._staff)
             for task in left:
                 task.cancel()
@@ -347,6 +348,17 @@ class Engine:
             for upstream in self._known:
                 await upstream.gate.close()
             self._raise_broken()
+
+    def _start_planning(self, plan: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._hire()
+        planner = asyncio.create_task(plan)
+        self._state.before_send.add(planner)
+        planner.add_done_callback(self._state.before_send.discard)
+        return planner
+
+    def _new_queue(self) -> asyncio.Queue[list[Member] | None]:
+        size = min(_MAX_QUEUED_PACKS, max(2, self._job.settings.workers))
+        return asyncio.Queue(maxsize=size)
 
     def _wanted_workers(self) -> int:
         """Workers for the calls that may be on the wire, and some to write the next ones ahead.
@@ -390,6 +402,7 @@ class Engine:
         everyone = asyncio.ensure_future(self._all_left())
         if await self._drain(everyone) and state.put_off and not state.stopping:
             await self._drain(asyncio.ensure_future(self._second_round()))
+            await state.commit_all()
 
     async def _drain(self, work: asyncio.Future[Any]) -> bool:
         """Wait for calls in flight, after a stop no longer than `drain_s`: did all come back?"""
@@ -462,7 +475,6 @@ class Engine:
                     self._clock,
                     self._owner,
                     self._job.settings,
-                    _EXPECTED_SHARE_OF_BOUND * self._step.output_tokens_per_item,
                 )
                 self._upstreams[endpoint.label] = upstream
             found.append(upstream)
@@ -503,15 +515,37 @@ class Engine:
             state = await self._lease(chunk)
             await self._load(state)
             await self._adopt_parked()
+            await self._go_on()
+        await self._finish_planning()
+
+    async def _finish_planning(self) -> None:
+        """Feed the workers until nothing is left that may still want a call."""
+        await self._go_on()
         await self._flush()
-        while self._parked or self._enqueued or (self._later and not self._state.put_off):
+        while self._something_to_come():
             if self._parked or self._later:
                 await self._clock.sleep(_PARKED_POLL_S)
                 await self._writer.post(BURY_DEAD, this_host())
-            else:
+            elif self._enqueued:
                 await self._lane.news(_ENQUEUED_POLL_S)
+            else:
+                self._advanced.clear()
+                if not self._state.advanced:
+                    await self._advanced.wait()
             await self._adopt_parked()
+            await self._go_on()
             await self._flush()
+
+    def _something_to_come(self) -> bool:
+        """Whether rows wait for others, for provider jobs, or for an earlier step."""
+        state = self._state
+        return bool(
+            self._parked
+            or self._enqueued
+            or state.early
+            or state.advanced
+            or (self._later and not state.put_off)
+        )
 
     async def _lease(self, chunk: Chunk) -> ChunkState:
         request = LeaseRequest(self._ledger.realm, chunk.chunk_key, self._owner.owner_id)
@@ -529,7 +563,7 @@ class Engine:
                 )
             self._state.note = f"waiting for {chunk.chunk_key}, held by {lease.holder}"
             # Send what is packed so far: the other run may be waiting for one of our answers.
-            await self._flush()
+            await self._flush(everything=True)
             await self._clock.sleep(_HELD_POLL_S)
             await self._writer.post(BURY_DEAD, this_host())
 
@@ -545,7 +579,14 @@ class Engine:
                 self._finisher.count_as_done(state, item)
         state.left = len(todo)
         routed = await self._routes(state, todo)
-        members = await asyncio.to_thread(self._questions, state, routed)
+        rows = [(state, item, route) for item, route in routed]
+        await self._take_up(self._job.steps[0], rows)
+        state.loading = False
+        self._finisher.close_if_done(state)
+
+    async def _take_up(self, step: Step, rows: Sequence[tuple[ChunkState, Item, Route]]) -> None:
+        """Bring rows to a step: end those whose answers are stored, ask the others."""
+        members = await asyncio.to_thread(self._questions, step, rows)
         stored = await asyncio.to_thread(self._look_up, members)
         missed: list[Member] = []
         for member in members:
@@ -555,8 +596,17 @@ class Engine:
             else:
                 missed.append(member)
         await self._claim(missed)
-        state.loading = False
-        self._finisher.close_if_done(state)
+
+    async def _go_on(self) -> None:
+        """Take rows that are through a step to their next one."""
+        while self._state.advanced:
+            rows, self._state.advanced = self._state.advanced, []
+            by_step: dict[str, list[tuple[ChunkState, Item, Route]]] = {}
+            for state, item, route, step in rows:
+                by_step.setdefault(step.name, []).append((state, item, route))
+            for step in self._job.steps:
+                if step.name in by_step:
+                    await self._take_up(step, by_step[step.name])
 
     def _needs_work(self, item: Item) -> bool:
         if item.outcome is Outcome.PENDING:
@@ -584,7 +634,7 @@ class Engine:
                     models = [one.label for one in route]
                     found |= find_results(connection, self._ledger.realm, keys, models)
                 self._read_lines(connection, found)
-        return self._still_valid(found)
+        return _still_valid(found, members)
 
     def _read_lines(self, connection: sa.Connection, found: dict[str, StoredResult]) -> None:
         """Find out which answers came from provider jobs of this very batch."""
@@ -593,22 +643,22 @@ class Engine:
             realm, batch_id = self._ledger.realm, self._job.batch_id
             self._lines |= lines_paid_for(connection, realm, batch_id, ids)
 
-    def _still_valid(self, found: dict[str, StoredResult]) -> dict[str, StoredResult]:
-        """Results that the output model accepts today: its rules may be stricter than they were."""
-        return {key: result for key, result in found.items() if is_valid(self._step, result.output)}
-
-    def _questions(self, state: ChunkState, rows: Iterable[tuple[Item, Route]]) -> list[Member]:
-        """One member for each distinct question among `rows`."""
+    def _questions(
+        self, step: Step, rows: Iterable[tuple[ChunkState, Item, Route]]
+    ) -> list[Member]:
+        """One member for each distinct question of a step among `rows`."""
         found: dict[tuple[str, Route], Member] = {}
-        for item, route in rows:
-            content = self._step.content(item.row)
-            key = self._keys.key(content)
+        for state, item, route in rows:
+            earlier = state.outputs.get(item.ordinal)
+            content = step.content({**item.row, **earlier} if earlier else item.row)
+            key = self._keys[step.name].key(content)
             known = found.get((key, route))
             if known is not None:
                 known.rows.append((state, item))
                 known.fresh_after = max(known.fresh_after, item.fresh_after)
                 continue
             found[key, route] = Member(
+                step=step,
                 key=key,
                 content=content,
                 tokens=estimate_item_tokens(content),
@@ -637,7 +687,7 @@ class Engine:
                 for state, _ in member.rows:
                     self._finisher.leave_pending(state)
                 continue
-            self._state.members[member.key] = member
+            self._state.open(member)
             fresh.append(member)
         if not fresh:
             return
@@ -661,13 +711,13 @@ class Engine:
             enqueued |= claimed.enqueued
             results |= claimed.results
         answered = []
-        stored = self._still_valid(results)
+        stored = _still_valid(results, fresh)
         for member in fresh:
             hit = stored.get(member.key)
             if hit is not None and hit.created_at >= member.fresh_after:
                 if member.key in mine:
                     answered.append(member.key)
-                del self._state.members[member.key]
+                self._state.close(member.key)
                 self._finisher.cached(member, hit, self._lines.get(hit.attempt_id))
             elif member.key in mine:
                 await self._ask(member)
@@ -688,7 +738,7 @@ class Engine:
             # Rows for real time are left to the run that collects.
             self._finisher.wait_for_room(member)
         else:
-            for pack in self._packer(member.route).add(member):
+            for pack in self._packer(member).add(member):
                 await self._packs.put(pack)
 
     def _went_up(self, member: Member) -> None:
@@ -712,7 +762,7 @@ class Engine:
         if lane.submit_only:
             return False
         member.refused, member.error = refused, item.error or "no answer"
-        self._state.members[member.key] = member
+        self._state.open(member)
         self._finisher.failed(member, item.error_kind or "content")
         return True
 
@@ -720,10 +770,14 @@ class Engine:
         limit = self._job.settings.limit
         if limit is None:
             return True
-        if self._asked_rows >= limit:
+        rows = {(state.chunk.chunk_key, item.ordinal) for state, item in member.rows}
+        if rows - self._asked_rows and len(self._asked_rows) >= limit:
             return False
-        self._asked_rows += len(member.rows)
+        self._asked_rows |= rows
         return True
+
+    def _uncount(self, member: Member) -> None:
+        self._asked_rows -= {(state.chunk.chunk_key, item.ordinal) for state, item in member.rows}
 
     async def _adopt_parked(self) -> None:
         """Finish parked questions that others have answered; ask those that others gave up."""
@@ -738,11 +792,11 @@ class Engine:
         for key, member in list(self._parked.items()):
             hit = stored.get(key)
             del self._parked[key]
-            del self._state.members[key]
+            self._state.close(key)
             if hit is not None and hit.created_at >= member.fresh_after:
                 self._finisher.cached(member, hit, self._lines.get(hit.attempt_id))
             else:
-                self._asked_rows -= len(member.rows)
+                self._uncount(member)
                 left.append(member)
         await self._claim(left)
 
@@ -765,11 +819,11 @@ class Engine:
             if not fresh and member.key in held:
                 continue
             del self._enqueued[member.key]
-            del self._state.members[member.key]
+            self._state.close(member.key)
             if hit is not None and fresh:
                 self._finisher.cached(member, hit, self._lines.get(hit.attempt_id))
             else:
-                self._asked_rows -= len(member.rows)
+                self._uncount(member)
                 left.append(member)
         await asyncio.to_thread(self._reread, left)
         await self._claim(left)
@@ -798,19 +852,30 @@ class Engine:
                     for state, item in member.rows
                 ]
 
-    def _packer(self, route: Route) -> Packer[Member]:
-        """Rows of one route share requests."""
-        packer = self._packers.get(route)
+    def _packer(self, member: Member) -> Packer[Member]:
+        """Rows of one step and route share requests."""
+        step, route = member.step, member.route
+        packer = self._packers.get((step.name, route))
         if packer is None:
-            packer = Packer(self._step.max_items, self._step.max_input_tokens)
-            self._packers[route] = packer
+            packer = Packer(step.max_items, step.max_input_tokens)
+            self._packers[step.name, route] = packer
         return packer
 
-    async def _flush(self) -> None:
-        for packer in self._packers.values():
-            for pack in packer.flush():
+    async def _flush(self, *, everything: bool = False) -> None:
+        """Send packs that are not full, of steps that no row is on its way to any more.
+
+        Rows that wait here wait for steps before theirs only, so nobody waits for himself.
+        """
+        on_the_way = set(self._state.early.values())
+        ready: set[str] = set()
+        for step in self._job.steps:
+            ready.add(step.name)
+            if step.name in on_the_way and not everything:
+                break
+        for (name, _), packer in self._packers.items():
+            for pack in packer.flush() if name in ready else ():
                 await self._packs.put(pack)
-        await self._lane.flush()
+        await self._lane.flush(ready)
 
     # ---- asking ----
 
@@ -858,7 +923,9 @@ class Engine:
             codec = PROVIDERS[attempt.provider].codec
             try:
                 reply = codec.read(WireReply(attempt.status, {}, attempt.reply))
-                answers = read_answers(self._step, len(attempt.members), reply)
+                answers = read_answers(
+                    self._job.step_named(attempt.step), len(attempt.members), reply
+                )
             except Exception:
                 # It stays underived, for a run after the codec's or validator's bug is mended.
                 continue
@@ -868,7 +935,7 @@ class Engine:
                     StoreResults(
                         realm=self._ledger.realm,
                         workload=self._job.workload,
-                        step=self._step.name,
+                        step=attempt.step,
                         model=attempt.model,
                         attempt_id=attempt.attempt_id,
                         owner_id=self._owner.owner_id,
@@ -884,13 +951,22 @@ class Engine:
 
     def _read_underived(self) -> list[UnderivedAttempt]:
         with self._ledger.read() as connection:
-            return find_underived(
-                connection,
-                self._ledger.realm,
-                self._job.workload,
-                self._step.name,
-                self._ledger.now(connection),
-            )
+            now = self._ledger.now(connection)
+            return [
+                attempt
+                for step in self._job.steps
+                for attempt in find_underived(
+                    connection, self._ledger.realm, self._job.workload, step.name, now
+                )
+            ]
+
+
+def _still_valid(
+    found: dict[str, StoredResult], members: Iterable[Member]
+) -> dict[str, StoredResult]:
+    """Results that the output models accept today: their rules may be stricter than they were."""
+    steps = {member.key: member.step for member in members}
+    return {key: hit for key, hit in found.items() if is_valid(steps[key], hit.output)}
 
 
 def _keys_by_route(members: Iterable[Member]) -> dict[Route, list[str]]:

@@ -6,8 +6,10 @@ says (answers.py), settling its attempt (calling.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from batch_pipeline.engine.job import ChunkDone, FailedRow
 from batch_pipeline.engine.records import ChunkState, Finished, Member, share_of
@@ -21,7 +23,7 @@ from batch_pipeline.ledger.batches import (
     ItemOutcome,
     Unlease,
 )
-from batch_pipeline.ledger.calls import RELEASE, ReleaseKeys, StoredResult
+from batch_pipeline.ledger.calls import RELEASE, ReleaseKeys, StoredResult, Unanswered
 from batch_pipeline.ledger.jobs import Line
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.providers.base import Usage
@@ -60,11 +62,17 @@ class Finisher:
                 asked for has paid, and is no cache hit.
         """
         asked = {} if line is None else dict(line.members)
+        last = self._state.job.next_step(member.step) is None
         entries: list[Finished] = []
         for state, item in member.rows:
             paid = line is not None and asked.get(item.ordinal) == member.key
             if line is not None and paid:
                 self._count_line(state, item.ordinal, line)
+                if not last:
+                    carried = state.carried_nano.get(item.ordinal, 0)
+                    state.carried_nano[item.ordinal] = carried + _share(line, item.ordinal)
+            if not last:
+                continue
             entries.append(
                 (
                     state,
@@ -80,7 +88,28 @@ class Finisher:
                     ),
                 )
             )
+        if not last:
+            self.through(member, hit.output)
+            return
         self._finish(entries)
+
+    def through(self, member: Member, output: dict[str, Any]) -> None:
+        """Bring a member's rows on to their next step."""
+        step = self._state.job.next_step(member.step)
+        assert step is not None
+        for state, item in member.rows:
+            state.outputs.setdefault(item.ordinal, {})[member.step.name] = output
+            self._state.advanced.append((state, item, member.route, step))
+        self._state.close(member.key)
+        self._state.on_advance()
+
+    def costs_of(self, members: Iterable[Member]) -> list[Unanswered]:
+        """Notes of what members cost that are not at their end: their first rows have paid."""
+        return [
+            Unanswered(self._realm, state.chunk.batch_id, item.ordinal, "", "", member.cost_nano)
+            for member in members
+            for state, item in member.rows[:1]
+        ]
 
     @staticmethod
     def _count_line(state: ChunkState, ordinal: int, line: Line) -> None:
@@ -98,7 +127,7 @@ class Finisher:
 
     def under_way(self, member: Member) -> None:
         """A provider job asks about a member: this run has nothing more to do with it."""
-        self._state.members.pop(member.key, None)
+        self._state.close(member.key)
         for state, _ in member.rows:
             state.under_way += 1
             self._state.under_way += 1
@@ -107,7 +136,7 @@ class Finisher:
 
     def wait_for_room(self, member: Member) -> None:
         """There is no room for a member in a provider job: it is asked by another run."""
-        if self._state.members.pop(member.key, None) is not None:
+        if self._state.close(member.key) is not None:
             self.release([member.key])
         for state, _ in member.rows:
             self._state.waiting += 1
@@ -116,7 +145,7 @@ class Finisher:
 
     def failed(self, member: Member, kind: str = "content", model: str | None = None) -> None:
         """End a member without a result; rows that share the question end with it."""
-        if self._state.members.pop(member.key, None) is None:
+        if self._state.close(member.key) is None:
             return
         outcome = Outcome.BLOCKED if member.refused else Outcome.FAILED
         self.release([member.key])
@@ -155,8 +184,11 @@ class Finisher:
     def endings(self, entries: list[Finished]) -> list[Ending]:
         """One write for each chunk that `entries` touch."""
         by_chunk: dict[str, list[Finished]] = {}
-        for entry in entries:
-            by_chunk.setdefault(entry[0].chunk.chunk_key, []).append(entry)
+        for state, item, outcome in entries:
+            state.outputs.pop(item.ordinal, None)
+            if carried := state.carried_nano.pop(item.ordinal, 0):
+                outcome = replace(outcome, cost_nano=outcome.cost_nano + carried)
+            by_chunk.setdefault(state.chunk.chunk_key, []).append((state, item, outcome))
         return [
             (
                 FinishItems(

@@ -184,7 +184,7 @@ class Job:
         workload: workload name.
         batch_id: the batch.
         chunk_keys: which of its chunks.
-        step: the LLM task.
+        steps: the LLM tasks of a row, in order; the last one's answer is the row's.
         route: the models to call, in order of preference.
         settings: how.
         route_of: rows' own routes, or None where rows have none.
@@ -197,13 +197,22 @@ class Job:
     workload: str
     batch_id: str
     chunk_keys: Sequence[str]
-    step: Step
+    steps: Sequence[Step]
     route: Sequence[Endpoint]
     settings: RunSettings
     route_of: RouteOf | None = None
     log_folder: Path | None = None
     used: dict[str, Any] = field(default_factory=dict)
     open_batch_api: OpenBatchApi = no_batch_api
+
+    def next_step(self, step: Step) -> Step | None:
+        """The step after `step`; None where that is a row's last."""
+        place = self.steps.index(step) + 1
+        return self.steps[place] if place < len(self.steps) else None
+
+    def step_named(self, name: str) -> Step:
+        """The step of that name."""
+        return next(step for step in self.steps if step.name == name)
 
 
 @dataclass(slots=True)

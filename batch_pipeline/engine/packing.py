@@ -22,6 +22,7 @@ class Sized(Protocol):
 
 
 S = TypeVar("S", bound=Sized)
+T = TypeVar("T")
 
 
 class Packer(Generic[S]):
@@ -73,7 +74,7 @@ def first_split(pack: Sequence[S]) -> tuple[list[S], list[S], bool]:
     return list(pack[:cut]), list(pack[cut:]), spare
 
 
-def halve(pack: Sequence[S]) -> tuple[list[S], list[S]]:
+def halve(pack: Sequence[T]) -> tuple[list[T], list[T]]:
     """Two halves, the first one not larger."""
     cut = len(pack) // 2
     return list(pack[:cut]), list(pack[cut:])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batch_pipeline.engine.job import FailedRow, Tally
+from batch_pipeline.engine.step import Step
 from batch_pipeline.engine.upstream import Route, Upstream
 from batch_pipeline.ledger.batches import Chunk, Item, ItemOutcome
 from batch_pipeline.limits.limiter import Ticket
@@ -29,12 +30,16 @@ class ChunkState:
     under_way: int = 0
     tally: Tally = field(default_factory=Tally)
     failed: list[FailedRow] = field(default_factory=list)
+    # by ordinal: what the earlier steps of rows gave, by step, and what that cost
+    outputs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    carried_nano: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Member:
     """A question: one cache key, and the rows that share it; the first row pays."""
 
+    step: Step
     key: str
     content: dict[str, Any]
     tokens: int
@@ -49,6 +54,10 @@ class Member:
 
 Finished = tuple[ChunkState, Item, ItemOutcome]
 """A row, its chunk, and what it came to."""
+
+
+Through = tuple[Member, dict[str, Any]]
+"""A question of a step that is not a row's last, and its answer."""
 
 
 @dataclass(slots=True)

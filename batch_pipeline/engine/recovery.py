@@ -37,7 +37,6 @@ class Recovery:
         ask: asks a pack once.
         give_up: ends a member without a result.
         stopping: whether nothing more is to be asked.
-        content_tries: how often a member is asked at most.
     """
 
     def __init__(
@@ -45,12 +44,10 @@ class Recovery:
         ask: Asker,
         give_up: Callable[[Member], None],
         stopping: Callable[[], bool],
-        content_tries: int,
     ) -> None:
         self._ask = ask
         self._give_up = give_up
         self._stopping = stopping
-        self._content_tries = content_tries
 
     async def process(self, members: list[Member], reason: str, *, last_round: bool) -> None:
         """Ask a pack and recover.
@@ -83,7 +80,7 @@ class Recovery:
         """Finish members that were asked often enough; gives the others."""
         left = []
         for member in bad:
-            if member.refused or member.asks >= self._content_tries:
+            if member.refused or member.asks >= member.step.content_tries:
                 self._give_up(member)
             else:
                 left.append(member)
@@ -146,7 +143,7 @@ class Recovery:
             while failed and not alone.refused and not self._stopping():
                 if alone.asks >= 3 and spent + bool(aside) >= allowed:
                     break
-                if alone.asks >= self._content_tries:
+                if alone.asks >= alone.step.content_tries:
                     break
                 failed = await ask(suspects)
             if failed and not self._stopping():

@@ -7,12 +7,20 @@ does not: sending and choosing (calling.py), what is asked again (recovery.py).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from batch_pipeline.engine.answers import Answers, read_answers
 from batch_pipeline.engine.finishing import Ending, Finisher
-from batch_pipeline.engine.records import Finished, Flight, Member, chunks_of, share_of
+from batch_pipeline.engine.records import (
+    Finished,
+    Flight,
+    Member,
+    Through,
+    chunks_of,
+    share_of,
+)
 from batch_pipeline.engine.state import RunState
 from batch_pipeline.ledger.batches import ItemOutcome
 from batch_pipeline.ledger.calls import SETTLE, Settlement, StoreResults
@@ -35,23 +43,30 @@ class Settler:
     def __init__(self, state: RunState, finisher: Finisher) -> None:
         self._state = state
         self._finisher = finisher
-        self._step = state.job.step
         self.settled_one = asyncio.Event()
 
-    def settle(self, settlement: Settlement, endings: list[Ending] | None = None) -> None:
-        """Write a settlement, and tell of the rows that it ends once it is committed."""
-        self._state.post(SETTLE, settlement, partial(self._settled, endings or []))
+    def settle(
+        self,
+        settlement: Settlement,
+        endings: list[Ending] | None = None,
+        through: Sequence[Through] = (),
+    ) -> None:
+        """Write a settlement; tell of the rows that it ends, or brings on, once it is committed."""
+        self._state.post(SETTLE, settlement, partial(self._settled, endings or [], through))
 
-    def _settled(self, endings: list[Ending], held: list[bool]) -> None:
+    def _settled(self, endings: list[Ending], through: Sequence[Through], held: list[bool]) -> None:
         self.settled_one.set()
         self._finisher.ended(endings, held)
+        for member, output in through:
+            self._finisher.through(member, output)
 
     def reply(self, flight: Flight, reply: Reply, wire: WireReply) -> Answers:
         """Validate a reply and settle it with all that follows; a validator's bug loses nothing."""
         pack, attempt_id, upstream = flight.pack, flight.attempt_id, flight.upstream
         latency_s = flight.latency_s
         usage = reply.usage or Usage()
-        upstream.learn(usage, len(pack))
+        step = pack[0].step
+        upstream.learn(step, usage, len(pack))
         cost = upstream.cost_nano(usage, flight.began)
         if reply.provider_cost_usd is not None:
             cost = round(reply.provider_cost_usd * NANO)
@@ -74,16 +89,17 @@ class Settler:
             reply=wire.body,
         )
         try:
-            answers = read_answers(self._step, len(pack), reply)
+            answers = read_answers(step, len(pack), reply)
         except Exception:
             # The reply is paid: keep it, so that a later run derives it once the bug is mended.
             self.settle(settlement(derived=False))
             raise
-        endings = self._finisher.endings(self._succeeded(flight, answers))
+        ended, through = self._succeeded(flight, answers)
+        endings = self._finisher.endings(ended)
         results = StoreResults(
             realm=self._state.ledger.realm,
             workload=self._state.job.workload,
-            step=self._step.name,
+            step=step.name,
             model=upstream.label,
             attempt_id=attempt_id,
             owner_id=self._state.owner.owner_id,
@@ -94,24 +110,35 @@ class Settler:
                 derived=not answers.problems,
                 results=results,
                 finished=[request for request, _, _ in endings],
+                unanswered=self._finisher.costs_of(member for member, _ in through),
             ),
             endings,
+            through,
         )
         self._log_attempt("settled", flight, latency_s, cost, problems=len(answers.problems))
         return answers
 
-    def _succeeded(self, flight: Flight, answers: Answers) -> list[Finished]:
-        """Mark what a reply says on its members; gives the rows that it ends."""
+    def _succeeded(self, flight: Flight, answers: Answers) -> tuple[list[Finished], list[Through]]:
+        """Mark what a reply says on its members.
+
+        Returns:
+            The rows that it ends, and the members that it brings on to their next step.
+        """
         pack = flight.pack
         for place, problem in answers.problems.items():
             member = pack[place]
             member.asks += 1
             member.error = problem
             member.refused = answers.refused
-        entries = []
-        for place in answers.valid:
+        entries: list[Finished] = []
+        through: list[Through] = []
+        for place, output in answers.valid.items():
             member = pack[place]
-            self._state.members.pop(member.key, None)
+            if self._state.job.next_step(member.step) is not None:
+                # It stays open until that is committed, so that the run does not end before.
+                through.append((member, output))
+                continue
+            self._state.close(member.key)
             for rank, (state, item) in enumerate(member.rows):
                 outcome = ItemOutcome(
                     ordinal=item.ordinal,
@@ -123,7 +150,7 @@ class Settler:
                     cost_nano=member.cost_nano if rank == 0 else 0,
                 )
                 entries.append((state, item, outcome))
-        return entries
+        return entries, through
 
     def error(self, flight: Flight, error: ProviderError, wire: WireReply | None) -> None:
         """Settle a call without a usable reply; one that may be billed is lost at its worst."""

@@ -7,13 +7,15 @@ What belongs here: state and the few moves on it. What does not: planning (engin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from batch_pipeline.clock import Clock
 from batch_pipeline.engine.job import Event, Job, Tally
-from batch_pipeline.engine.records import Member
-from batch_pipeline.engine.upstream import Upstream
+from batch_pipeline.engine.records import ChunkState, Member
+from batch_pipeline.engine.step import Step
+from batch_pipeline.engine.upstream import Route, Upstream
+from batch_pipeline.ledger.batches import Item
 from batch_pipeline.ledger.calls import Owner
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.writer import Operation
@@ -55,6 +57,9 @@ class RunState:
         wire_limit: how many may be there.
         note: what it waits for, for people.
         members: open questions by cache key.
+        early: of these, the keys of steps that are not a row's last, each with its step's name.
+        advanced: rows that are through a step, and wait to be asked the next one.
+        on_advance: called when there is one.
         put_off: packs to be asked once more, because of an outage.
         before_send: tasks that wait and may be cancelled without losing a paid answer.
         interrupted: somebody asked it to stop.
@@ -91,6 +96,9 @@ class RunState:
         self.wire_limit = job.settings.workers
         self.note = ""
         self.members: dict[str, Member] = {}
+        self.early: dict[str, str] = {}
+        self.advanced: list[tuple[ChunkState, Item, Route, Step]] = []
+        self.on_advance: Callable[[], None] = _nothing
         self.put_off: list[list[Member]] = []
         self.before_send: set[asyncio.Task[Any]] = set()
         self.interrupted = False
@@ -164,6 +172,26 @@ class RunState:
             task.uncancel()
         finally:
             self.before_send.discard(task)
+
+    def open(self, member: Member) -> None:
+        """A question is being asked."""
+        self.members[member.key] = member
+        if self.job.next_step(member.step) is not None:
+            self.early[member.key] = member.step.name
+
+    def close(self, key: str) -> Member | None:
+        """It is not any more; None where it was not."""
+        self._no_more_early(key)
+        return self.members.pop(key, None)
+
+    def leave(self, pack: Iterable[Member]) -> None:
+        """Questions of a pack are not asked any more for now: nothing waits for them."""
+        for member in pack:
+            self._no_more_early(member.key)
+
+    def _no_more_early(self, key: str) -> None:
+        if self.early.pop(key, None) is not None:
+            self.on_advance()
 
     def post(
         self, operation: Operation[Any], parameters: Any, then: Callable[[Any], None] | None = None

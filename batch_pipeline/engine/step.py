@@ -26,7 +26,8 @@ class Step:
         system_prompt: the whole system prompt (prompt.md).
         output_model: strict model of one item's answer; it must not have a field named `id`.
         content: gives, for a row, what the prompt really uses of it, as JSON-serializable values.
-            The cache key hashes this and nothing else of the row.
+            The cache key hashes this and nothing else of the row. A step after the first one sees
+            the answers of the steps before it in the row as well, each under its step's name.
         items_name: key of the array of items in the user message, for example `topics`.
         max_items: items per request at most; 1 sends rows one by one.
         max_input_tokens: bound on the estimated tokens of the items of one request.

@@ -14,6 +14,7 @@ from typing import Any
 from batch_pipeline.clock import Clock
 from batch_pipeline.engine.breaker import Breaker
 from batch_pipeline.engine.job import Endpoint, RunSettings, Spending
+from batch_pipeline.engine.step import Step
 from batch_pipeline.ledger.calls import Owner, PauseKey, PauseState
 from batch_pipeline.ledger.spend import Account, Budget, Scope
 from batch_pipeline.ledger.store import Ledger
@@ -22,6 +23,29 @@ from batch_pipeline.limits.days import day_of, next_day_at
 from batch_pipeline.limits.limiter import Gate
 from batch_pipeline.pricing.prices import ModelPricer, find_model_pricer
 from batch_pipeline.providers.base import Usage
+
+EXPECTED_SHARE_OF_BOUND = 0.6
+
+
+@dataclass(slots=True)
+class Learned:
+    """What is known of one step's requests to one model.
+
+    Attributes:
+        output_per_item: output tokens of one row, learned from replies.
+        least_input: fewest prompt tokens that a reply billed; 0 before the first one.
+        fixed_tokens: estimated prompt tokens of a request without any row; None before the first.
+    """
+
+    output_per_item: float
+    least_input: int = 0
+    fixed_tokens: int | None = None
+
+    def take(self, usage: Usage, items: int) -> None:
+        """Take note of what a reply to `items` rows used."""
+        self.output_per_item += 0.1 * (usage.output_tokens / items - self.output_per_item)
+        if usage.input_tokens and (not self.least_input or usage.input_tokens < self.least_input):
+            self.least_input = usage.input_tokens
 
 
 class Upstream:
@@ -34,11 +58,8 @@ class Upstream:
         dead: why nothing more is sent to it in this run; empty while it may be called.
         quota_until: its daily limit or budget is used up until then (UTC seconds).
         quota_why: how a run ends that cannot wait for that: status and words.
-        output_per_item: output tokens of one row, learned from its replies.
         looked: its key and model were looked at before the first call.
         answered: it has answered at least once.
-        least_input: fewest prompt tokens that a reply billed; 0 before the first one.
-        fixed_tokens: estimated prompt tokens of a request without any row; None before the first.
         concurrency: how many calls may be in flight, where that is adaptive.
         waiting: tasks that wait at the gate.
     """
@@ -50,7 +71,6 @@ class Upstream:
         clock: Clock,
         owner: Owner,
         settings: RunSettings,
-        output_per_item: float,
     ) -> None:
         self.endpoint = endpoint
         key = PauseKey(ledger.realm, endpoint.provider, endpoint.label, endpoint.key_id)
@@ -64,12 +84,10 @@ class Upstream:
         self.dead = ""
         self.quota_until = 0.0
         self.quota_why = ("daily_limit", "")
-        self.output_per_item = output_per_item
         self.looked = not settings.check_keys
         self.answered = False
         self.refused_alone = 0
-        self.least_input = 0
-        self.fixed_tokens: int | None = None
+        self._learned: dict[str, Learned] = {}
         self.pause_s: float | None = None
         self._pricer = find_model_pricer(endpoint.provider, endpoint.model, "realtime")
         self._batch_pricer: ModelPricer | None = None
@@ -95,8 +113,17 @@ class Upstream:
             self._batch_pricer = find_model_pricer(endpoint.provider, endpoint.model, "batch")
         return self._batch_pricer
 
+    def of_step(self, step: Step) -> Learned:
+        """What is known of a step's requests to this model."""
+        learned = self._learned.get(step.name)
+        if learned is None:
+            expected = EXPECTED_SHARE_OF_BOUND * step.output_tokens_per_item
+            learned = self._learned[step.name] = Learned(expected)
+        return learned
+
     def worst_nano(
         self,
+        step: Step,
         body_bytes: int,
         user_bytes: int,
         output_bound: int,
@@ -111,6 +138,7 @@ class Upstream:
         prompt that was billed so far.
 
         Args:
+            step: what is asked.
             body_bytes: length of the request's body.
             user_bytes: length of the user message in it.
             output_bound: billable output tokens at most.
@@ -121,17 +149,15 @@ class Upstream:
         if pricer is None:
             return 0
         most = body_bytes
-        if self.least_input:
-            most = min(most, self.least_input + user_bytes)
+        if least := self.of_step(step).least_input:
+            most = min(most, least + user_bytes)
         # no codec asks for the one hour kind of prompt cache
         return pricer.worst_nano(most, output_bound, at, long_cache=False)
 
-    def learn(self, usage: Usage, items: int) -> None:
+    def learn(self, step: Step, usage: Usage, items: int) -> None:
         """Take note of what a reply used."""
         self.answered = True
-        self.output_per_item += 0.1 * (usage.output_tokens / items - self.output_per_item)
-        if usage.input_tokens and (not self.least_input or usage.input_tokens < self.least_input):
-            self.least_input = usage.input_tokens
+        self.of_step(step).take(usage, items)
 
     # ---- whether it may be called ----
 

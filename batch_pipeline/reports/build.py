@@ -60,6 +60,7 @@ from batch_pipeline.reports.spending import (
     read_money,
     read_prompt_cache,
 )
+from batch_pipeline.workloads.summary import summarize_batch
 
 MAX_PROBLEM_ROWS = 200
 MAX_CAUSES = 20
@@ -166,7 +167,8 @@ def build_report(
             deliverables=[str(path) for path in deliverables],
         )
         hints = find_hints(report, reader.repeated_tokens(models))
-    return report.model_copy(update={"hints": hints})
+    # Streams rows page by page: outside, so that the reading above keeps no connection meanwhile.
+    return report.model_copy(update={"hints": hints, "summary": summarize_batch(ledger, batch)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from batch_pipeline.reports.model import BatchReport, RunCounts
 
 _MAX_PROBLEMS = 5
 _MAX_HINTS = 3
+_MAX_LABELS = 8
 _STYLES = {"good": "green", "warn": "yellow", "bad": "red"}
 
 
@@ -51,6 +52,7 @@ def print_summary(report: BatchReport, console: Console) -> None:
             f"in {words.plural(report.runs_total, 'run')}",
         )
     _add_money(table, report)
+    _add_summary(table, report)
     for name, path in _files(report):
         table.add_row(name, Text(path))
     console.print(table)
@@ -171,6 +173,17 @@ def _add_money(table: Table, report: BatchReport) -> None:
         table.add_row("Prompt cache", words.cache_line(report.prompt_cache))
     if report.estimate is not None:
         table.add_row("Estimate", words.estimate_line(report.estimate))
+
+
+def _add_summary(table: Table, report: BatchReport) -> None:
+    """What the outputs say, of the whole batch."""
+    if report.summary is None:
+        return
+    for figure in report.summary.figures:
+        table.add_row(figure.name, words.summary_figure(figure))
+    for labels in report.summary.tables:
+        if labels.of:
+            table.add_row(labels.title, Text(words.summary_line(labels, _MAX_LABELS)))
 
 
 def _files(report: BatchReport) -> list[tuple[str, str]]:

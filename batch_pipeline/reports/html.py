@@ -57,6 +57,7 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
         words.percent,
         words.plural,
         words.saving,
+        words.summary_caption,
     ):
         environment.filters[function.__name__] = function
     environment.filters["with_code"] = with_code

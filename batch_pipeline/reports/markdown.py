@@ -41,6 +41,7 @@ def render_markdown(report: BatchReport, charts: Sequence[Chart] | None = None) 
     blocks.append(_table(["", ""], _figures(report)))
     blocks += [f"![{_text(chart.title)}]({chart.image})" for chart in drawn if chart.image]
     blocks += _problems(report)
+    blocks += _summary(report)
     blocks += _hints(report)
     blocks += _who_answered(report)
     blocks += _estimate(report)
@@ -124,6 +125,23 @@ def _problems(report: BatchReport) -> list[str]:
             )
             + _more(total, "row")
         )
+    return blocks
+
+
+def _summary(report: BatchReport) -> list[str]:
+    summary = report.summary
+    if summary is None:
+        return []
+    figures = [[f"**{_text(one.name)}**", words.summary_figure(one)] for one in summary.figures]
+    blocks = [f"## {_text(summary.title)}", _table(["", ""], figures)]
+    for table in summary.tables:
+        rows = [
+            [_text(entry.label), words.count(entry.rows), words.percent(entry.rows / table.of)]
+            for entry in table.entries
+        ]
+        blocks.append(f"**{_text(table.title)}**: {_text(words.summary_caption(table))}")
+        if rows:
+            blocks.append(_table([_text(table.title), "Rows", "Share"], rows))
     return blocks
 
 

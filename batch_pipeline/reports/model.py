@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from batch_pipeline.workloads.summary import Summary
+
 SCHEMA_VERSION: Literal["1"] = "1"
 
 
@@ -401,6 +403,10 @@ class BatchReport(_Part):
         "log."
     )
     hints: list[Hint] = Field(description="What would make the next run better.")
+    summary: Summary | None = Field(
+        default=None,
+        description="What the outputs say as a whole; null: the workload has no summary.",
+    )
     attempts_by_reason: list[AttemptGroup] = Field(
         description="By why they were sent: `first`, `retry`, `re-ask`, `split`."
     )

@@ -19,6 +19,7 @@ from batch_pipeline.reports.model import (
     PromptCache,
     RunReport,
 )
+from batch_pipeline.workloads.summary import SummaryFigure, SummaryTable
 
 SIMULATED = (
     "The answers come from the local simulator. No provider was called and nothing was paid; costs "
@@ -112,6 +113,32 @@ def deviation(off_percent: float | None) -> str:
     if off_percent is None:
         return "-"
     return f"{off_percent:+,.1f} %" if off_percent else "0.0 %"
+
+
+def summary_figure(found: SummaryFigure) -> str:
+    """`78/100 (78.0 %) of answered articles`."""
+    return f"{part(found.rows, found.of)} of {found.of_what}"
+
+
+def summary_caption(table: SummaryTable) -> str:
+    """What a table counts, and of what."""
+    text = f"Of {count(table.of)} {table.of_what}."
+    if table.several:
+        text += " One may have several, or none."
+    if table.more_labels:
+        text += f" {plural(table.more_labels, 'rarer one')} left out."
+    return text
+
+
+def summary_line(table: SummaryTable, most: int) -> str:
+    """`Positive 45, Negative 23, Neutral 32`, the most frequent labels first."""
+    shown = [f"{_short(entry.label)} {count(entry.rows)}" for entry in table.entries[:most]]
+    more = len(table.entries) - len(shown) + table.more_labels
+    return ", ".join([*shown, f"{count(more)} more"] if more else shown) or "none"
+
+
+def _short(label: str, most: int = 40) -> str:
+    return label if len(label) <= most else f"{label[: most - 1].rstrip()}…"
 
 
 def saving(usd: float | None) -> str:

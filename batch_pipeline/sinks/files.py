@@ -20,13 +20,23 @@ import orjson
 
 from batch_pipeline.errors import UsageError
 
-FORMATS = ("csv", "jsonl", "parquet", "sqlite")
+FORMATS = ("csv", "json", "jsonl", "parquet", "sqlite")
+DEFAULT_FORMATS = ("csv", "jsonl", "parquet", "sqlite")
 TABLE = "items"
 
 # A spreadsheet runs a cell that starts so; the apostrophe makes it text.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _BATCH_ROWS = 1000
-_FILE_ENDINGS = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "sqlite": ".db"}
+_SQLITE_TYPES: dict[type, type] = {list: str}
+_FILE_ENDINGS = {
+    "csv": ".csv",
+    "json": ".json",
+    "jsonl": ".jsonl",
+    "parquet": ".parquet",
+    "sqlite": ".db",
+}
+LIST_SEPARATOR = "; "
+"""Between the texts of a list in CSV; the other formats keep the list."""
 
 DeliverableRow = Mapping[str, Any]
 
@@ -38,7 +48,7 @@ def write_deliverables(
     rows_factory: Callable[[], Iterable[DeliverableRow]],
     *,
     search_columns: Sequence[str],
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     bom: bool = False,
 ) -> list[Path]:
     """Write one table in several formats.
@@ -47,7 +57,7 @@ def write_deliverables(
         folder: created where absent, for its owner only.
         stem: file name without ending.
         columns: columns in order; a row may lack some and have others, which are left out.
-        rows_factory: gives a fresh stream of the same rows for each format.
+        rows_factory: gives the stream of rows.
         search_columns: columns that SQLite indexes for full-text search.
         formats: of `FORMATS`.
         bom: whether CSV starts with a byte order mark, which older Excel needs.
@@ -65,19 +75,21 @@ def write_deliverables(
     if not stem or Path(stem).name != stem or stem.startswith("."):
         raise UsageError(f"'{stem}' is not a file name.", "Use letters, digits, - and _.")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    paths: list[Path] = []
-    for name in formats:
-        path = folder / f"{stem}{_FILE_ENDINGS[name]}"
-        match name:
-            case "csv":
-                write_csv(path, columns, rows_factory(), bom=bom)
-            case "jsonl":
-                write_jsonl(path, columns, rows_factory())
-            case "parquet":
-                write_parquet(path, columns, rows_factory())
-            case _:
-                write_sqlite(path, columns, rows_factory(), search_columns=search_columns)
-        paths.append(path)
+    paths = [folder / f"{stem}{_FILE_ENDINGS[name]}" for name in formats]
+    # Rows come from a database: they are read once, and every format is written from the spool.
+    with _spooled(folder, columns, rows_factory()) as spool:
+        for name, path in zip(formats, paths, strict=True):
+            match name:
+                case "csv":
+                    write_csv(path, columns, spool.rows(), bom=bom)
+                case "json":
+                    write_json(path, columns, spool.rows())
+                case "jsonl":
+                    write_jsonl(path, columns, spool.rows())
+                case "parquet":
+                    _write_parquet(path, spool)
+                case _:
+                    _write_sqlite(path, spool, search_columns, TABLE)
     return paths
 
 
@@ -86,7 +98,8 @@ def write_csv(
 ) -> int:
     r"""Write CSV: UTF-8, every cell quoted, lines end in \n.
 
-    Text that a spreadsheet would run as a formula gets an apostrophe in front.
+    Text that a spreadsheet would run as a formula gets an apostrophe in front. Lists of texts are
+    joined by "; ".
 
     Returns:
         Rows written.
@@ -99,8 +112,25 @@ def write_csv(
         writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerow([_guarded(name) for name in columns])
         for row in rows:
-            writer.writerow([_guarded(_as_text(row.get(name))) for name in columns])
+            writer.writerow([_guarded(_as_cell(row.get(name))) for name in columns])
             count += 1
+    return count
+
+
+def write_json(path: Path, columns: Sequence[str], rows: Iterable[DeliverableRow]) -> int:
+    """Write one JSON array of objects with exactly `columns`, indented, UTF-8.
+
+    Returns:
+        Rows written.
+    """
+    count = 0
+    with _beside(path) as temporary, temporary.open("wb") as stream:
+        for row in rows:
+            stream.write(b",\n  " if count else b"[\n  ")
+            # Line breaks inside of texts are escaped, so that these are all the layout's own.
+            stream.write(_json_object(row, columns, orjson.OPT_INDENT_2).replace(b"\n", b"\n  "))
+            count += 1
+        stream.write(b"\n]\n" if count else b"[]\n")
     return count
 
 
@@ -113,27 +143,21 @@ def write_jsonl(path: Path, columns: Sequence[str], rows: Iterable[DeliverableRo
     count = 0
     with _beside(path) as temporary, temporary.open("wb") as stream:
         for row in rows:
-            stream.write(_json_line(row, columns))
+            stream.write(_json_object(row, columns, orjson.OPT_APPEND_NEWLINE))
             count += 1
     return count
 
 
 def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[DeliverableRow]) -> int:
-    """Write Parquet. A column is bool, int64 or float64 if all its values are, else text.
+    """Write Parquet. A column is bool, int64, float64 or a list of texts if all its values are.
+
+    Every other column is text.
 
     Returns:
         Rows written.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with _spooled(path.parent, columns, rows) as spool, _beside(path) as temporary:
-        arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-        schema = pa.schema([pa.field(name, arrow[spool.types[name]]) for name in columns])
-        records = spool.records()
-        with pq.ParquetWriter(temporary, schema) as writer:
-            while batch := list(itertools.islice(records, _BATCH_ROWS)):
-                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+    with _spooled(path.parent, columns, rows) as spool:
+        _write_parquet(path, spool)
     return spool.count
 
 
@@ -147,21 +171,13 @@ def write_sqlite(
 ) -> int:
     """Write an SQLite database with one table and, for `search_columns`, its full-text index.
 
+    Lists are JSON text, which `json_each` reads.
+
     Returns:
         Rows written.
     """
-    import sqlite_utils
-
-    with _spooled(path.parent, columns, rows) as spool, _beside(path) as temporary:
-        database = sqlite_utils.Database(temporary)
-        try:
-            target = database.table(table)
-            target.create(spool.types)
-            target.insert_all(spool.records(), batch_size=_BATCH_ROWS)
-            if search_columns:
-                target.enable_fts(list(search_columns))
-        finally:
-            database.close()
+    with _spooled(path.parent, columns, rows) as spool:
+        _write_sqlite(path, spool, search_columns, table)
     return spool.count
 
 
@@ -173,11 +189,15 @@ class _Spool:
     count: int
     stream: IO[bytes]
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """The rows again, each value in its column's type."""
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows again, as they came."""
         self.stream.seek(0)
         for line in self.stream:
-            record: dict[str, Any] = orjson.loads(line)
+            yield orjson.loads(line)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The rows again, each value in its column's type."""
+        for record in self.rows():
             yield {
                 name: _as_text(value) if value is not None and self.types[name] is str else value
                 for name, value in record.items()
@@ -192,23 +212,66 @@ def _spooled(
     seen: dict[str, set[type]] = {name: set() for name in columns}
     with tempfile.TemporaryFile(dir=folder) as stream:
         for row in rows:
-            stream.write(_json_line(row, columns))
+            stream.write(_json_object(row, columns, orjson.OPT_APPEND_NEWLINE))
             for name in columns:
                 if (value := row.get(name)) is not None:
-                    seen[name].add(type(value))
+                    seen[name].add(_kind(value))
             count += 1
         yield _Spool({name: _common_type(kinds) for name, kinds in seen.items()}, count, stream)
 
 
+def _write_parquet(path: Path, spool: _Spool) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = {
+        bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
+        list: pa.list_(pa.string()),
+    }  # fmt: skip
+    schema = pa.schema([pa.field(name, arrow[kind]) for name, kind in spool.types.items()])
+    records = spool.records()
+    with _beside(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        while batch := list(itertools.islice(records, _BATCH_ROWS)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def _write_sqlite(path: Path, spool: _Spool, search_columns: Sequence[str], table: str) -> None:
+    import sqlite_utils
+
+    with _beside(path) as temporary:
+        database = sqlite_utils.Database(temporary)
+        try:
+            target = database.table(table)
+            types = {name: _SQLITE_TYPES.get(kind, kind) for name, kind in spool.types.items()}
+            target.create(types)
+            target.insert_all(spool.records(), batch_size=_BATCH_ROWS)
+            if search_columns:
+                target.enable_fts(list(search_columns))
+        finally:
+            database.close()
+
+
 def _common_type(kinds: set[type]) -> type:
-    if len(kinds) == 1 and (kind := next(iter(kinds))) in (bool, int, float):
+    if len(kinds) == 1 and (kind := next(iter(kinds))) in (bool, int, float, list):
         return kind
     return float if kinds == {int, float} else str
 
 
-def _json_line(row: DeliverableRow, columns: Sequence[str]) -> bytes:
+def _kind(value: Any) -> type:
+    """The value's type; lists of anything but texts are text."""
+    if isinstance(value, list) and not all(isinstance(entry, str) for entry in value):
+        return str
+    return type(value)
+
+
+def _json_object(row: DeliverableRow, columns: Sequence[str], layout: int) -> bytes:
     record = {name: row.get(name) for name in columns}
-    return orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(record, default=str, option=layout)
+
+
+def _as_cell(value: Any) -> str:
+    """A value as a cell of a spreadsheet."""
+    return LIST_SEPARATOR.join(value) if _kind(value) is list else _as_text(value)
 
 
 def _as_text(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from batch_pipeline.engine.step import Row, Step
 from batch_pipeline.errors import UsageError
+from batch_pipeline.sinks.files import DEFAULT_FORMATS
 from batch_pipeline.sources.table import InputRow, InputTable
 
 __all__ = [
@@ -23,16 +24,23 @@ __all__ = [
     "Step",
     "Workload",
     "default_sample",
+    "deliverable_formats",
     "load_workload",
     "workload_names",
 ]
 
 # Imported when used: reading one workload must not pay for the others.
-_OWN_WORKLOADS = {"roadmaps": "batch_pipeline.workloads.roadmaps.workload:RoadmapsWorkload"}
+_OWN_WORKLOADS = {
+    "news": "batch_pipeline.workloads.news.workload:NewsWorkload",
+    "roadmaps": "batch_pipeline.workloads.roadmaps.workload:RoadmapsWorkload",
+}
 
 
 class Workload(Protocol):
-    """What to do with one kind of table."""
+    """What to do with one kind of table.
+
+    A workload may also have `deliverable_formats` (see below), and `summarize` (summary.py).
+    """
 
     name: str
     title: str
@@ -68,6 +76,9 @@ class Workload(Protocol):
     def deliverable_row(self, row: Row, output: Mapping[str, Any] | None) -> dict[str, Any]:
         """One row of the deliverables: the input row and the last step's output.
 
+        The columns `item_id`, `outcome` and `error` need not be given: where
+        `deliverable_columns` names them, they are filled in (results.py).
+
         Args:
             row: the input row's values.
             output: what the last step gave, or None where the item has no result.
@@ -82,6 +93,12 @@ class Workload(Protocol):
     def search_columns(self) -> Sequence[str]:
         """Columns that the SQLite deliverable indexes for full-text search."""
         ...
+
+
+def deliverable_formats(workload: Workload) -> Sequence[str]:
+    """Formats of a workload's deliverables: its own choice, else those of every workload."""
+    formats: Sequence[str] = getattr(workload, "deliverable_formats", DEFAULT_FORMATS)
+    return formats
 
 
 def default_sample(workload: str, root: Path) -> Path:

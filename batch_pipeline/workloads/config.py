@@ -142,8 +142,14 @@ class Knobs(BaseModel):
     timeout_s: float | None = Field(
         default=None, gt=0, description="Seconds until a call counts as timed out."
     )
+    items_per_day: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows of a batch to ask about in a day (UTC); the rest stay pending until a "
+        "run of another day.",
+    )
     limit: int | None = Field(
-        default=None, ge=1, description="Ask about at most so many rows; the rest stay pending."
+        default=None, ge=0, description="Ask about at most so many rows; the rest stay pending."
     )
     include_blocked: bool = Field(
         default=False, description="Ask blocked rows again as well as failed ones."

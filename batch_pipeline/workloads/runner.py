@@ -25,8 +25,7 @@ from batch_pipeline.engine.job import (
 )
 from batch_pipeline.engine.step import Row, Step
 from batch_pipeline.errors import UsageError
-from batch_pipeline.ledger.batches import Batch, NewItem, find_batch, ingest, stream_items
-from batch_pipeline.ledger.calls import find_results
+from batch_pipeline.ledger.batches import Batch, NewItem, find_batch, ingest
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import NANO
 from batch_pipeline.limits.rates import Rates, resolve_limits
@@ -46,8 +45,9 @@ from batch_pipeline.providers.registry import (
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.sinks.files import write_deliverables
 from batch_pipeline.sources.table import InputTable, canonical_hash
-from batch_pipeline.workloads.base import Workload
+from batch_pipeline.workloads.base import Workload, deliverable_formats
 from batch_pipeline.workloads.config import WorkloadConfig
+from batch_pipeline.workloads.results import deliverable_rows
 
 _SHOWN_DOUBLES = 20
 
@@ -177,16 +177,18 @@ def new_items(workload: Workload, table: InputTable, route_column: str = "") -> 
 
 
 def resolve_step(config: WorkloadConfig) -> Step:
-    """The workload's LLM task, with the operator's knobs."""
+    """The last of the workload's LLM tasks: its answers are the rows'."""
+    return resolve_steps(config)[-1]
+
+
+def resolve_steps(config: WorkloadConfig) -> Sequence[Step]:
+    """The workload's LLM tasks in order, with the operator's knobs."""
     knobs = {
         name: value
         for name, value in (("pack", config.pack), ("timeout_s", config.timeout_s))
         if value is not None
     }
-    steps = config.domain.steps(config.prompt, knobs)
-    if len(steps) != 1:
-        raise UsageError(f"Workload {config.workload} has {len(steps)} steps; one is supported.")
-    return steps[0]
+    return config.domain.steps(config.prompt, knobs)
 
 
 AUTO = "auto"
@@ -473,9 +475,9 @@ def plan_job(
         include_blocked=config.include_blocked,
         lane=lane,
     )
-    step = resolve_step(config)
+    steps = resolve_steps(config)
     used = config.model_dump(mode="json", exclude={"folder", "schedule", "prompt_file"})
-    probe = LlmRequest(route[0].model, system="", user="", temperature=step.temperature)
+    probe = LlmRequest(route[0].model, system="", user="", temperature=steps[0].temperature)
     used["models"] = [endpoint.label for endpoint in route]
     used["enqueued_limit"] = route[0].enqueued_tokens
     if lane.deadline_at is not None:
@@ -492,7 +494,7 @@ def plan_job(
         workload=config.workload,
         batch_id=batch_id,
         chunk_keys=list(chunk_keys),
-        step=step,
+        steps=steps,
         route=route,
         settings=settings,
         route_of=_rows_own_routes(config, simulator, route)
@@ -538,37 +540,10 @@ def deliver(
         folder,
         stem,
         workload.deliverable_columns,
-        lambda: _deliverable_rows(ledger, workload, batch, only_input),
+        lambda: deliverable_rows(ledger, workload, batch, only_input=only_input),
         search_columns=workload.search_columns,
+        formats=deliverable_formats(workload),
     )
-
-
-def _deliverable_rows(
-    ledger: Ledger, workload: Workload, batch: Batch, only_input: bool
-) -> Iterator[dict[str, Any]]:
-    page: list[Any] = []
-    for item in stream_items(ledger, batch.batch_id):
-        page.append(item)
-        if len(page) >= 500:
-            yield from _outputs(ledger, workload, page, only_input)
-            page = []
-    yield from _outputs(ledger, workload, page, only_input)
-
-
-def _outputs(
-    ledger: Ledger, workload: Workload, page: list[Any], only_input: bool
-) -> Iterator[dict[str, Any]]:
-    keys = {item.cache_key for item in page if item.cache_key and item.outcome == "succeeded"}
-    models = {item.model for item in page if item.model}
-    stored = {}
-    if keys and not only_input:
-        with ledger.read() as connection:
-            for model in models:
-                found = find_results(connection, ledger.realm, sorted(keys), [model])
-                stored.update({(key, model): result.output for key, result in found.items()})
-    for item in page:
-        output = stored.get((item.cache_key, item.model)) if item.outcome == "succeeded" else None
-        yield workload.deliverable_row(item.row, output)
 
 
 def require_batch(ledger: Ledger, batch_id: str) -> Batch:

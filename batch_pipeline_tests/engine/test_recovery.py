@@ -11,19 +11,25 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from batch_pipeline.engine.records import Asked, Member
 from batch_pipeline.engine.recovery import Recovery
+from batch_pipeline.engine.step import Step
 from batch_pipeline.ledger.tables import attempts
 from batch_pipeline_tests.engine.test_faults import topics
 from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.simulated import Bench, Simulator
 
 TRIES = 6
+STEP = Step("test", "", BaseModel, content=dict, content_tries=TRIES)
 
 
 def members(count: int) -> list[Member]:
-    return [Member(key=str(at), content={}, tokens=10, rows=[], route=()) for at in range(count)]
+    return [
+        Member(step=STEP, key=str(at), content={}, tokens=10, rows=[], route=())
+        for at in range(count)
+    ]
 
 
 class Model:
@@ -61,9 +67,7 @@ class Model:
         return self.stop_after is not None and len(self.asked) >= self.stop_after
 
     def run(self, pack: list[Member]) -> None:
-        recovery = Recovery(
-            self.ask, lambda member: self.end(member, "given up"), self.stopping, TRIES
-        )
+        recovery = Recovery(self.ask, lambda member: self.end(member, "given up"), self.stopping)
         asyncio.run(recovery.process(pack, "first", last_round=False))
 
     def how(self, what: str) -> set[str]:

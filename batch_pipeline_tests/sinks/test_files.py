@@ -19,6 +19,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.sinks.files import (
     write_csv,
     write_deliverables,
+    write_json,
     write_jsonl,
     write_parquet,
     write_sqlite,
@@ -60,10 +61,14 @@ def test_a_single_column_survives_even_where_cells_are_empty(cells: list[str]) -
 
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=8))
-def test_jsonl_and_parquet_give_back_every_text_unchanged(rows: list[tuple[str, str]]) -> None:
+def test_json_jsonl_and_parquet_give_back_every_text_unchanged(rows: list[tuple[str, str]]) -> None:
     records = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
     with tempfile.TemporaryDirectory() as folder:
-        for writer, name in ((write_jsonl, "t.jsonl"), (write_parquet, "t.parquet")):
+        for writer, name in (
+            (write_json, "t.json"),
+            (write_jsonl, "t.jsonl"),
+            (write_parquet, "t.parquet"),
+        ):
             path = Path(folder) / name
             assert writer(path, COLUMNS, records) == len(rows)
             assert [dict(row.values) for row in open_table(path).rows] == records
@@ -107,6 +112,49 @@ def test_parquet_types_a_column_by_all_of_its_values(tmp_path: Path) -> None:
     assert table.column("mixed").to_pylist()[-2:] == ["1", "text"]
 
 
+def test_a_list_of_texts_stays_a_list_and_csv_joins_it(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": "1", "names": ["Ege Bank", "Kuzey; Ltd"], "odd": ["a", 1]},
+        {"id": "2", "names": [], "odd": "text"},
+        {"id": "3", "names": None, "odd": None},
+    ]
+    columns = list(rows[0])
+    for path, writer in (
+        (tmp_path / "t.json", write_json),
+        (tmp_path / "t.parquet", write_parquet),
+    ):
+        assert writer(path, columns, rows) == 3
+    assert json.loads((tmp_path / "t.json").read_text(encoding="utf-8")) == rows
+    table = pq.read_table(tmp_path / "t.parquet")
+    assert table.column("names").to_pylist() == [["Ege Bank", "Kuzey; Ltd"], [], None]
+    # A column of lists and other things has no better form than text.
+    assert table.column("odd").to_pylist() == ['["a",1]', "text", None]
+    write_csv(tmp_path / "t.csv", columns, rows)
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        cells = [line[1] for line in csv.reader(stream)]
+    assert cells == ["names", "Ege Bank; Kuzey; Ltd", "", ""]
+    write_sqlite(tmp_path / "t.db", columns, rows, search_columns=["names"])
+    database = sqlite_utils.Database(tmp_path / "t.db")
+    assert [json.loads(row["names"]) for row in database.table("items").search("Kuzey")] == [
+        ["Ege Bank", "Kuzey; Ltd"]
+    ]
+
+
+def test_a_list_that_begins_like_a_formula_is_guarded_in_csv(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ["names"], [{"names": ["=cmd()", "x"]}])
+    assert (tmp_path / "t.csv").read_text().splitlines()[1] == '"\'=cmd(); x"'
+
+
+def test_json_is_one_indented_array_even_without_rows(tmp_path: Path) -> None:
+    write_json(tmp_path / "t.json", ["a"], [])
+    assert (tmp_path / "t.json").read_text() == "[]\n"
+    write_json(tmp_path / "t.json", ["a", "b"], [{"a": "one\ntwo"}, {"a": "ç"}])
+    assert (tmp_path / "t.json").read_text(encoding="utf-8") == (
+        '[\n  {\n    "a": "one\\ntwo",\n    "b": null\n  },\n'
+        '  {\n    "a": "ç",\n    "b": null\n  }\n]\n'
+    )
+
+
 def test_sqlite_finds_rows_by_their_words(tmp_path: Path) -> None:
     rows = [
         {"Topic": "Go", "Text": "channels and routines"},
@@ -134,7 +182,7 @@ def test_all_formats_are_written_with_the_same_rows(tmp_path: Path) -> None:
         "roadmap_x.parquet",
         "roadmap_x.db",
     ]
-    assert calls == 4
+    assert calls == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         p.name for p in paths
     )
@@ -155,6 +203,7 @@ def test_a_stream_that_breaks_leaves_the_old_file_and_no_part_of_a_new_one(tmp_p
 
     for name, writer in (
         ("t.csv", write_csv),
+        ("t.json", write_json),
         ("t.jsonl", write_jsonl),
         ("t.parquet", write_parquet),
         ("t.db", write_sqlite),
@@ -163,7 +212,7 @@ def test_a_stream_that_breaks_leaves_the_old_file_and_no_part_of_a_new_one(tmp_p
         with pytest.raises(RuntimeError):
             writer(tmp_path / name, COLUMNS, broken())
         assert (tmp_path / name).read_text() == "old"
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_an_unknown_format_and_a_stem_that_is_a_path_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -27,7 +27,7 @@ from batch_pipeline.engine.lanes.choice import (
 )
 from batch_pipeline.engine.lanes.collect import NO_ROOM_CODE, Collected, Collector
 from batch_pipeline.engine.lanes.desk import Advance, JobDesk, JobTakenError
-from batch_pipeline.engine.packing import Packer
+from batch_pipeline.engine.packing import Packer, halve
 from batch_pipeline.engine.records import Built, Member
 from batch_pipeline.engine.state import RunState
 from batch_pipeline.engine.upstream import Route, Upstream, budgets_of
@@ -47,7 +47,7 @@ from batch_pipeline.ledger.jobs import (
 )
 from batch_pipeline.ledger.spend import Short
 from batch_pipeline.ledger.tables import JobState
-from batch_pipeline.providers.base import Usage
+from batch_pipeline.providers.base import ErrorKind, Usage
 from batch_pipeline.providers.batches import BatchLimits
 from batch_pipeline.providers.registry import batch_limits
 
@@ -72,6 +72,8 @@ _UNFINISHED = (
     JobState.ENDED,
 )
 _TO_BRING_UP = (JobState.INTENDED, JobState.UPLOADED, JobState.CREATING)
+_OF_THE_ROW = frozenset({ErrorKind.CONTENT, ErrorKind.REFUSED, ErrorKind.ITEM_PERMANENT})
+"""What a row, or the answer about it, can be to blame for."""
 
 
 class Full(StrEnum):
@@ -140,8 +142,8 @@ class BatchLane:
         self._mark_under_way = under_way
         self._leave_pending = leave_pending
         self._clock = state.clock
-        self._drafts: dict[str, _Draft] = {}
-        self._packers: dict[tuple[str, bool], Packer[Member]] = {}
+        self._drafts: dict[tuple[str, str], _Draft] = {}
+        self._packers: dict[tuple[str, str, bool], Packer[Member]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._submitting: set[str] = set()
         self._collecting: asyncio.Task[None] | None = None
@@ -192,7 +194,7 @@ class BatchLane:
     def _realtime_s(self, upstream: Upstream) -> float:
         """How long the run's rows would take in real time, generously."""
         rate = upstream.gate.requests_per_s or _UNPACED_PER_S
-        requests = self._state.total / max(1, self._state.job.step.max_items)
+        requests = sum(self._state.total / step.max_items for step in self._state.job.steps)
         return requests / rate + _DEADLINE_MARGIN_S
 
     # ---- the life of the lane ----
@@ -250,26 +252,29 @@ class BatchLane:
             self._leave_pending(member)
             return
         row = max((item for _, item in member.rows), key=lambda item: item.lane_tries)
-        if row.lane_tries:
-            # What was wrong is told, and a row that may have spoiled its pack goes alone.
+        # What was wrong is told, and a row that may have spoiled its pack goes alone. Where its job
+        # or the provider failed, rows share requests as before.
+        alone = row.lane_tries > 0 and row.error_kind in _OF_THE_ROW
+        if alone:
             member.asks, member.error = row.lane_tries, row.error or ""
-        alone = row.lane_tries > 0
-        packer = self._packers.get((upstream.label, alone))
+        step = member.step
+        place = (upstream.label, step.name, alone)
+        packer = self._packers.get(place)
         if packer is None:
-            step = self._state.job.step
             packer = Packer(1 if alone else step.max_items, step.max_input_tokens)
-            self._packers[upstream.label, alone] = packer
+            self._packers[place] = packer
         for pack in packer.add(member):
             await self._enter(pack, upstream)
 
-    async def flush(self) -> None:
-        """Send up what is left over."""
-        for (label, _), packer in list(self._packers.items()):
-            for pack in packer.flush():
+    async def flush(self, steps: Container[str]) -> None:
+        """Send up what is left over of `steps`, by name."""
+        for (label, name, _), packer in list(self._packers.items()):
+            for pack in packer.flush() if name in steps else ():
                 upstream = next(one for one in pack[0].route if one.label == label)
                 await self._enter(pack, upstream)
-        for label in list(self._drafts):
-            await self._send(self._drafts.pop(label))
+        for place in list(self._drafts):
+            if place[1] in steps:
+                await self._send(self._drafts.pop(place))
 
     async def _enter(self, pack: list[Member], upstream: Upstream) -> None:
         if self.full:
@@ -288,16 +293,17 @@ class BatchLane:
         assert limits is not None
         built = self._build(pack, upstream)
         size = len(built.call.body) + 200
-        draft = self._drafts.get(upstream.label)
+        place = (upstream.label, pack[0].step.name)
+        draft = self._drafts.get(place)
         if draft is not None and self._is_full(draft, limits, built.input_tokens, size, len(pack)):
-            await self._send(self._drafts.pop(upstream.label))
+            await self._send(self._drafts.pop(place))
             draft = None
             if self.full:
                 for member in pack:
                     self._leave_pending(member)
                 return
         if draft is None:
-            draft = self._drafts[upstream.label] = _Draft(upstream, f"job{uuid.uuid4().hex[:20]}")
+            draft = self._drafts[place] = _Draft(upstream, f"job{uuid.uuid4().hex[:20]}")
         self._write_line(draft, pack, built, size)
 
     def _is_full(
@@ -330,7 +336,7 @@ class BatchLane:
             attempt_id=f"{draft.owner_id}-{number:05d}",
             realm=realm,
             workload=job.workload,
-            step=job.step.name,
+            step=pack[0].step.name,
             batch_id=job.batch_id,
             run_id=job.run_id,
             request_id=f"{draft.owner_id}-r{number}",
@@ -347,7 +353,12 @@ class BatchLane:
             ).decode(),
             estimated_input_tokens=built.input_tokens,
             worst_nano=upstream.worst_nano(
-                len(built.call.body), built.user_bytes, built.output_bound, now, batch=True
+                pack[0].step,
+                len(built.call.body),
+                built.user_bytes,
+                built.output_bound,
+                now,
+                batch=True,
             ),
             rate_wait_s=0.0,
             workload_day=workload_day,
@@ -374,7 +385,7 @@ class BatchLane:
             if opened.job_id is not None:
                 break
             if opened.short is not None:
-                if len(draft.packs) > 1:
+                if draft.items > 1:
                     for part in self._halves(draft):
                         await self._send(part)
                     return
@@ -410,7 +421,7 @@ class BatchLane:
             realm=self._state.ledger.realm,
             batch_id=job.batch_id,
             workload=job.workload,
-            step=job.step.name,
+            step=draft.members[0].step.name,
             provider=endpoint.provider,
             model=endpoint.label,
             key_id=endpoint.key_id,
@@ -426,10 +437,13 @@ class BatchLane:
     def _halves(self, draft: _Draft) -> list[_Draft]:
         """Two jobs of a draft that no budget has room for as a whole."""
         parts = []
-        middle = len(draft.packs) // 2
-        for packs in (draft.packs[:middle], draft.packs[middle:]):
+        packs = draft.packs
+        if len(packs) == 1:
+            [(pack, _)] = packs
+            packs = [(half, self._build(half, draft.upstream)) for half in halve(pack)]
+        for half in halve(packs):
             part = _Draft(draft.upstream, f"job{uuid.uuid4().hex[:20]}")
-            for pack, built in packs:
+            for pack, built in half:
                 self._write_line(part, pack, built, len(built.call.body) + 200)
             parts.append(part)
         return parts
@@ -504,7 +518,7 @@ class BatchLane:
             if job.state in _TO_BRING_UP and due and job.job_id not in self._submitting:
                 self._start(job.job_id, recovered=True)
         while self._submitting:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     # ---- jobs that are up ----
 
@@ -531,7 +545,8 @@ class BatchLane:
                 batch_id=None if self._settings.wait else job.batch_id,
                 states=[JobState.ENDED],
             )
-        return [one for one in found if one.step == job.step.name]
+        names = {step.name for step in job.steps}
+        return [one for one in found if one.step in names]
 
     async def _hold(self, find: Callable[[], list[ProviderJob]] | None = None) -> list[ProviderJob]:
         """Take hold of jobs, by default the batch's; those of another live run are left to it."""
@@ -621,7 +636,8 @@ class BatchLane:
         now = self._clock.now()
         waits = [job.next_poll_at - now for job in self._to_look_at()]
         waits += [job.next_poll_at - now for job in self._unfinished() if job.state in _TO_BRING_UP]
-        return min(_LONGEST_WAIT_S, max(_SHORTEST_WAIT_S, min(waits, default=_LONGEST_WAIT_S)))
+        idle_s = self._settings.poll_s or _LONGEST_WAIT_S
+        return min(_LONGEST_WAIT_S, max(_SHORTEST_WAIT_S, min(waits, default=idle_s)))
 
     # ---- the deadline ----
 
@@ -646,7 +662,7 @@ class BatchLane:
             if not any(job.is_open for job in self._unfinished()):
                 return
             self._state.note = "the deadline is near: waiting for provider jobs to be cancelled"
-            await self._state.wait(min(2.0, self._settings.poll_s or 2.0))
+            await self._clock.sleep(min(2.0, self._settings.poll_s or 2.0))
 
 
 async def _until_set(event: asyncio.Event, timeout_s: float) -> None:

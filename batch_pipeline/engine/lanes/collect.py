@@ -7,7 +7,7 @@ does not: asking again (batch.py), rows and chunks (finishing.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from batch_pipeline.engine.answers import Answers, read_answers
@@ -15,6 +15,7 @@ from batch_pipeline.engine.lanes.desk import GONE, JobDesk, model_of, remote_of
 from batch_pipeline.engine.records import share_of
 from batch_pipeline.engine.state import Log, NoLog
 from batch_pipeline.engine.step import Step
+from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.calls import (
     SETTLE,
     Settlement,
@@ -37,6 +38,9 @@ NO_ROOM_CODE = "token_limit_exceeded"
 """`error_code` of a job that its provider took and then had no room for; nothing of it was done."""
 
 _NO_WORK_DONE = frozenset({NO_ROOM_CODE})
+
+_NEVER_BEGUN = frozenset({("openai", RemoteState.FAILED.value)})
+"""OpenAI fails a job when it looks through its file, before it asks the first line."""
 
 
 @dataclass(slots=True)
@@ -66,19 +70,21 @@ class Collected:
 
 
 class Collector:
-    """Collects jobs of one step.
+    """Collects jobs of one workload's steps.
 
     Args:
         ledger: the ledger.
         desk: has the providers' Batch APIs.
-        step: the LLM task that the jobs' lines ask.
+        steps: the LLM tasks that the jobs' lines ask.
         log: takes what happens.
     """
 
-    def __init__(self, ledger: Ledger, desk: JobDesk, step: Step, log: Log | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, desk: JobDesk, steps: Sequence[Step], log: Log | None = None
+    ) -> None:
         self._ledger = ledger
         self._desk = desk
-        self._step = step
+        self._steps = {step.name: step for step in steps}
         self._log: Log = log or NoLog()
         self._open: set[asyncio.Future[list[bool]]] = set()
 
@@ -99,9 +105,9 @@ class Collector:
         left = {line.attempt_id: line for line in lines if line.state is AttemptState.SENT}
         came = Collected()
         pricer = find_model_pricer(job.provider, model_of(job), "batch")
-        books = _Books(job, self._step, pricer)
+        books = _Books(job, self._steps[job.step], pricer)
         gone = job.remote_state == GONE
-        if left and job.results and not gone:
+        if left and not gone and (job.results or job.remote_state != RemoteState.FAILED):
             gone = not await self._download(job, left, came, books, on_progress)
             if came.message and not gone:
                 await self._settled()
@@ -137,7 +143,7 @@ class Collector:
         if job.file:
             try:
                 await self._desk.api(job.provider, job.key_id).delete_upload(job.file)
-            except ProviderError as error:
+            except (ProviderError, UsageError) as error:
                 self._log.event("upload not deleted", job=job.job_id, message=error.message)
 
     async def _download(
@@ -179,7 +185,11 @@ class Collector:
         """A line of which the job's results say nothing."""
         came.problems += 1
         # The provider may have asked it before the job broke off, and bill it.
-        untouched = job.succeeded == 0 or job.error_code in _NO_WORK_DONE
+        untouched = (
+            job.succeeded == 0
+            or job.error_code in _NO_WORK_DONE
+            or (job.provider, job.remote_state) in _NEVER_BEGUN
+        )
         maybe_billed = gone or not (
             untouched
             and job.remote_state in (RemoteState.FAILED, RemoteState.EXPIRED, RemoteState.CANCELLED)

@@ -192,6 +192,9 @@ class JobDesk:
                 message=remote.error,
             )
         await self._mark(job, values, only_in=[JobState.SUBMITTED])
+        if job.cancel_wanted and not (remote.state.ended or remote.state is RemoteState.CANCELLING):
+            # The request came too early, or did not get through.
+            await self._cancel(job, remote.name)
         return remote.state.ended
 
     def _next_look(self, job: ProviderJob) -> float:
@@ -206,12 +209,16 @@ class JobDesk:
         await self._mark(job, {"cancel_wanted": True, "next_poll_at": 0.0})
         if job.state is not JobState.SUBMITTED or not job.remote_name:
             return False
+        return await self._cancel(job, job.remote_name)
+
+    async def _cancel(self, job: ProviderJob, name: str) -> bool:
         try:
-            await self.api(job.provider, job.key_id).cancel(job.remote_name)
-        except ProviderError as error:
+            await self.api(job.provider, job.key_id).cancel(name)
+        except (ProviderError, UsageError) as error:
+            # The next look asks again.
             self._log.event("provider job not cancelled", job=job.job_id, message=error.message)
             return False
-        self._log.event("provider job cancelling", job=job.job_id, remote=job.remote_name)
+        self._log.event("provider job cancelling", job=job.job_id, remote=name)
         return True
 
     # ---- bringing up ----
@@ -246,9 +253,9 @@ class JobDesk:
         lines = await asyncio.to_thread(self._lines, api, job)
         if job.state is JobState.INTENDED:
             try:
-                file = await api.find_upload(job.job_id) if recovered else None
+                file = await api.find_upload(label_of(job)) if recovered else None
                 if file is None:
-                    file = await api.upload(job.job_id, lines)
+                    file = await api.upload(label_of(job), lines)
             except ProviderError as error:
                 return await self._not_made(job, error)
             await self._own(job, {"state": JobState.UPLOADED, "file": file}, [JobState.INTENDED])
@@ -258,7 +265,7 @@ class JobDesk:
         creating = {"state": JobState.CREATING, "creating_at": self._clock.now()}
         await self._own(job, creating, [JobState.UPLOADED])
         try:
-            remote = await api.create(job.job_id, model_of(job), job.file or "", lines)
+            remote = await api.create(label_of(job), model_of(job), job.file or "", lines)
         except ProviderError as error:
             if error.maybe_billed or error.status >= 500 or error.status == 0:
                 # It may have been made. `_find_created` finds out, and nothing is sent before.
@@ -346,7 +353,7 @@ class JobDesk:
         candidates: list[RemoteJob] = []
         try:
             async for remote in api.jobs(since):
-                if remote.label == job.job_id:
+                if remote.label == label_of(job):
                     await self._submitted(job, remote)
                     return Advance.SUBMITTED
                 if not api.limits.keeps_label and self._may_be(job, remote):
@@ -407,6 +414,14 @@ class JobDesk:
             raise JobTakenError(job.job_id)
 
 
+def label_of(job: ProviderJob) -> str:
+    """What providers that keep names call a job: its id, and what tells it from other ledgers'.
+
+    Two installations may have a batch of the same name, and one key.
+    """
+    return f"{job.job_id}-{job.owner_id[-8:]}"
+
+
 def model_of(job: ProviderJob) -> str:
     """The provider's model name, out of the label."""
     return job.model.removeprefix(f"{job.provider}/").partition("@http")[0]
@@ -419,7 +434,7 @@ def remote_of(job: ProviderJob) -> RemoteJob:
     return RemoteJob(
         name=job.remote_name or "",
         state=state,
-        label=job.job_id,
+        label=label_of(job),
         total=job.line_count,
         succeeded=job.succeeded,
         failed=job.failed,

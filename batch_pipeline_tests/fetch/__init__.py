@@ -1,0 +1,1 @@
+"""Tests of fetching pages: a real server on loopback, reached through the allow-list."""
