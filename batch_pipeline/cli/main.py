@@ -14,6 +14,7 @@ import click
 import typer
 
 from batch_pipeline.cli import (
+    batches,
     cache,
     estimate,
     keys,
@@ -22,6 +23,7 @@ from batch_pipeline.cli import (
     reconcile,
     report,
     run,
+    serve,
     show,
     simulator,
     trial,
@@ -46,6 +48,8 @@ def build_app() -> typer.Typer:
     app.command("try", rich_help_panel=work)(trial.try_rows)
     app.command("retry", rich_help_panel=work)(run.retry)
     app.command("demo", rich_help_panel=work)(run.demo)
+    app.add_typer(batches.app, name="batches", rich_help_panel=work)
+    app.command("serve", rich_help_panel=work)(serve.serve)
     reading = "Look"
     app.command("status", rich_help_panel=reading)(read.status)
     app.command("failed", rich_help_panel=reading)(read.failed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from batch_pipeline.errors import UsageError
@@ -124,6 +125,32 @@ Limit = Annotated[
     int | None,
     typer.Option("--limit", min=1, help="Ask about at most so many rows; the rest stay pending."),
 ]
+Lane = Annotated[
+    str | None,
+    typer.Option(
+        "--lane",
+        click_type=click.Choice(["realtime", "batch", "auto"]),
+        help="How calls travel: in real time, through the provider's Batch API at its price, or "
+        "each by price and by the time left to --deadline.",
+        show_default=False,
+    ),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option(
+        "--deadline",
+        metavar="TIME",
+        help="For --lane auto: when every row must have ended, as 8h, 90m or 2026-11-23T06:00.",
+    ),
+]
+ItemsPerDay = Annotated[
+    int | None,
+    typer.Option(
+        "--items-per-day",
+        min=1,
+        help="Ask about at most so many rows of the batch in a day (UTC); run again each day.",
+    ),
+]
 IncludeBlocked = Annotated[
     bool, typer.Option("--include-blocked", help="Ask blocked rows again as well as failed ones.")
 ]
@@ -134,7 +161,9 @@ OutputFolder = Annotated[
 
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given: an absent one must not outrank defs.yaml."""
-    return {name: value for name, value in options.items() if value not in (None, False)}
+    return {
+        name: value for name, value in options.items() if value is not None and value is not False
+    }
 
 
 def roadmap_folders(config: WorkloadConfig, option: str) -> list[Path]:

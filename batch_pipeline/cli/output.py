@@ -27,7 +27,7 @@ LIMIT_REACHED = 3
 USAGE = 64
 INTERRUPTED = 130
 
-_ENDED_WELL = frozenset({"done", "exported"})
+_ENDED_WELL = frozenset({"done", "exported", "submitted"})
 
 SIMULATED_NOTICE = "SIMULATED: no provider was called and nothing was paid."
 
@@ -161,7 +161,8 @@ def cut(text: str, length: int) -> str:
 def exit_code(status: str, outcomes: dict[str, int]) -> int:
     """130 before 3 before 1 before 2.
 
-    Skipped rows, and those that --limit left pending, are no failure.
+    Skipped rows, and those that --limit left pending or provider jobs still ask about, are no
+    failure.
     """
     if status == "interrupted":
         return INTERRUPTED

@@ -7,6 +7,7 @@ What belongs here: options, questions, progress and the closing words. What does
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 from batch_pipeline.cli import options as opt
 from batch_pipeline.cli.output import (
     INTERRUPTED,
+    LIMIT_REACHED,
     OK,
     Output,
     exit_code,
@@ -60,6 +62,12 @@ def run(
     pack: opt.Pack = None,
     chunk_size: opt.ChunkSize = None,
     limit: opt.Limit = None,
+    items_per_day: opt.ItemsPerDay = None,
+    lane: opt.Lane = None,
+    deadline: opt.Deadline = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Look after provider jobs until they have ended.")
+    ] = False,
     include_blocked: opt.IncludeBlocked = False,
     force: Annotated[
         bool, typer.Option("--force", help="Ask finished rows again, and pay for them again.")
@@ -98,6 +106,10 @@ def run(
         pack=pack,
         chunk_size=chunk_size,
         limit=limit,
+        items_per_day=items_per_day,
+        lane=lane,
+        deadline=deadline,
+        wait=wait,
         include_blocked=include_blocked,
         no_enrich=no_enrich,
     ) | ({} if fallback is None else {"fallback": fallback})
@@ -114,11 +126,11 @@ def run(
     )
     settings = load_settings()
     config = config.with_options(knobs)
-    _check_before(settings, config, request)
+    check_before(settings, config, request)
     if force and not _may_force(voice, settings, config, request, yes):
         voice.note("Nothing was done.")
         return OK
-    return _carry_out(voice, settings, request)
+    return carry_out(voice, settings, request)
 
 
 def retry(
@@ -182,8 +194,8 @@ def retry(
         output=Path(output).expanduser().resolve() if output else None,
         verbose=verbose,
     )
-    _check_before(settings, load_workload_config(found.workload).with_options(knobs), request)
-    return _carry_out(voice, settings, request)
+    check_before(settings, load_workload_config(found.workload).with_options(knobs), request)
+    return carry_out(voice, settings, request)
 
 
 def demo(json: opt.Json = False, verbose: opt.Verbose = False) -> int:
@@ -207,7 +219,7 @@ def demo(json: opt.Json = False, verbose: opt.Verbose = False) -> int:
         f"A demonstration with {sample.name}: everything is simulated. A local server stands in "
         "for the provider; costs are what the provider would have charged."
     )
-    code = _carry_out(voice, load_settings(), request)
+    code = carry_out(voice, load_settings(), request)
     voice.out.print()
     voice.out.print("[bold]Next[/bold]")
     program = "batch-pipeline" if shutil.which("batch-pipeline") else ".venv/bin/batch-pipeline"
@@ -234,8 +246,16 @@ def _list_roadmaps(voice: Output, config: WorkloadConfig) -> int:
     return OK
 
 
-def _check_before(settings: Settings, config: WorkloadConfig, request: RunRequest) -> None:
+def check_before(
+    settings: Settings, config: WorkloadConfig, request: RunRequest, *, look_into: bool = True
+) -> None:
     """Find what would stop the run: before Dagster loads, and before anything is ingested.
+
+    Args:
+        settings: the installation's.
+        config: the workload, with the run's options.
+        request: the run.
+        look_into: open the table as well.
 
     Raises:
         UsageError: no key, no such batch, or a table that cannot be read.
@@ -254,9 +274,9 @@ def _check_before(settings: Settings, config: WorkloadConfig, request: RunReques
         resolve_route(config, None)
     if request.batch_id is not None:
         check_batch_id(request.batch_id)
-    if request.source is not None:
+    if request.source is not None and look_into:
         config.domain.open_input(request.source, request.reading)
-    elif request.batch_id is not None:
+    elif request.source is None and request.batch_id is not None:
         with open_ledger(settings, realm) as ledger:
             batch = require_batch(ledger, request.batch_id)
         if batch.workload != config.workload:
@@ -292,24 +312,63 @@ def _may_force(
     )
 
 
-def _carry_out(voice: Output, settings: Settings, request: RunRequest) -> int:
+def carry_out(voice: Output, settings: Settings, request: RunRequest) -> int:
+    """Run a batch, say what it came to, and give the exit code."""
+    try:
+        result = execute(voice, settings, request)
+    except KeyboardInterrupt:
+        return interrupted(voice)
+    _close(voice, settings, result)
+    return ended_with(voice, settings, request, result)
+
+
+def execute(
+    voice: Output,
+    settings: Settings,
+    request: RunRequest,
+    on_stage: Callable[[str], None] | None = None,
+) -> RunResult:
+    """Run a batch with its progress on stderr.
+
+    Args:
+        voice: where to.
+        settings: the installation's.
+        request: what to run.
+        on_stage: called with each of doors.STAGES as it begins; None announces the stages.
+    """
     from batch_pipeline.cli.progress import ProgressView
     from batch_pipeline.doors import run_batch
 
     voice.realm_notice(settings.realm(request.simulate))
-    try:
-        with ProgressView(voice) as view:
-            result = run_batch(
-                request,
-                on_progress=view.update,
-                on_stage=lambda stage: view.stage(_STAGES.get(stage, "")),
-            )
-    except KeyboardInterrupt:
-        voice.note("Interrupted. What was paid is kept: run again to resume.")
-        voice.emit({"error": {"message": "Interrupted.", "next_step": "Run again to resume."}})
-        return INTERRUPTED
-    _close(voice, settings, result)
-    return exit_code(result.status, result.outcomes)
+    with ProgressView(voice) as view:
+        return run_batch(
+            request,
+            on_progress=view.update,
+            on_stage=on_stage or (lambda stage: view.stage(_STAGES.get(stage, ""))),
+        )
+
+
+def interrupted(voice: Output) -> int:
+    """Say that Ctrl-C ended a run, before there was anything to report."""
+    voice.note("Interrupted. What was paid is kept: run again to resume.")
+    voice.emit({"error": {"message": "Interrupted.", "next_step": "Run again to resume."}})
+    return INTERRUPTED
+
+
+def ended_with(voice: Output, settings: Settings, request: RunRequest, result: RunResult) -> int:
+    """The exit code of a run; says so where the rows of a day are used up."""
+    from batch_pipeline.workloads.config import load_workload_config
+    from batch_pipeline.workloads.daily import read_today
+    from batch_pipeline.workloads.runner import open_ledger
+
+    code = exit_code(result.status, result.outcomes)
+    config = load_workload_config(request.workload).with_options(dict(request.knobs))
+    with open_ledger(settings, result.realm) as ledger:
+        today = read_today(ledger, result.batch_id, config)
+    if today is None or not today.is_full:
+        return code
+    voice.note(today.words)
+    return code if code == INTERRUPTED else LIMIT_REACHED
 
 
 def _close(voice: Output, settings: Settings, result: RunResult) -> None:
@@ -318,10 +377,15 @@ def _close(voice: Output, settings: Settings, result: RunResult) -> None:
         voice.note(f"Warning: {warning}")
     if not voice.json:
         _print_summary(voice, settings, result)
-    elif result.message:
+    elif result.message and result.status != "submitted":
         voice.note(result.message)
     if result.status == "interrupted":
         voice.note("Interrupted. What was paid is kept: run again to resume.")
+    elif result.status == "submitted":
+        voice.note(
+            f"{result.message} `batch-pipeline batches list` shows the provider jobs; the sensor "
+            "of `make dev` collects them, or `batch-pipeline batches collect --all`.".strip()
+        )
     elif result.outcomes.get("failed") or result.outcomes.get("blocked"):
         voice.note(f"`batch-pipeline failed {result.batch_id}` lists the rows and what to do.")
 

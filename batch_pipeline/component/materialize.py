@@ -61,6 +61,7 @@ from batch_pipeline.reports.words import duration, money
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.workloads.compare import estimate_ingested, stored_estimate
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
+from batch_pipeline.workloads.daily import keep_to_day
 from batch_pipeline.workloads.estimate import Estimate, basis_line
 from batch_pipeline.workloads.runner import (
     batch_folder,
@@ -394,6 +395,7 @@ def _plan(
     batch = require_batch(ledger, batch_id)
     settings = tools.installation.settings()
     used = tools.limits.apply(_keep_to_budget(ledger, batch, config, knobs_of(asked)))
+    used = keep_to_day(ledger, batch_id, used)
     if submit and used.lane == "realtime":
         # Who materializes provider_jobs wants just that.
         used = used.with_options({"lane": "batch"})

@@ -770,7 +770,12 @@ class Engine:
         limit = self._job.settings.limit
         if limit is None:
             return True
-        rows = {(state.chunk.chunk_key, item.ordinal) for state, item in member.rows}
+        rows = {
+            (state.chunk.chunk_key, item.ordinal)
+            for state, item in member.rows
+            # Rows that a provider job gave no answer were within an earlier run's limit.
+            if not item.lane_tries
+        }
         if rows - self._asked_rows and len(self._asked_rows) >= limit:
             return False
         self._asked_rows |= rows

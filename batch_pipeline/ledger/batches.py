@@ -76,6 +76,10 @@ class Chunk:
     row_count: int
 
 
+class BatchExistsError(UsageError):
+    """A batch of that id exists, and its content is another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One row and what it came to so far."""
@@ -199,7 +203,8 @@ def ingest(
         The batch, and whether it is new.
 
     Raises:
-        UsageError: the id exists with other content, or the table has no rows.
+        BatchExistsError: the id exists with other content.
+        UsageError: the table has no rows.
     """
     realm = ledger.realm
     # The source may be slow: it is read to its end before the write lock is taken, because other
@@ -216,7 +221,7 @@ def ingest(
             if existing is not None:
                 if existing.content_hash == content_hash and existing.workload == workload:
                     return existing, False
-                raise UsageError(
+                raise BatchExistsError(
                     f"Batch {batch_id!r} exists with other content: it was read from "
                     f"{existing.source} ({existing.row_count:,} rows), this is {source} "
                     f"({count:,} rows).",

@@ -235,11 +235,31 @@ def last_knobs(ledger: Ledger, batch: Batch) -> dict[str, Any]:
     if run is None:
         return {}
     used = orjson.loads(run.settings)
-    return {
+    knobs = {
         name: used[name]
         for name in Knobs.model_fields
         if name not in _NOT_KNOBS_OF_A_RUN and used.get(name) is not None
     }
+    limited = used.get("limit") is not None and used.get("items_per_day") is None
+    if limited or _was_cancelled(ledger, batch, run, used):
+        # What was asked for is under way, or somebody wants no more: going on means to collect.
+        knobs["limit"] = 0
+    return knobs
+
+
+def _was_cancelled(ledger: Ledger, batch: Batch, run: Any, used: dict[str, Any]) -> bool:
+    """Whether somebody cancelled the batch's jobs, and nobody has run it again since."""
+    now = ledger.clock.now()
+    at = deadline_at(used.get("deadline"), now) if used.get("lane") == "auto" else None
+    if at is not None and now >= at - _RESCUE_S:
+        # Near the deadline runs cancel jobs themselves, to ask in real time.
+        return False
+    with ledger.read() as connection:
+        jobs = list_jobs(connection, ledger.realm, batch_id=batch.batch_id)
+    return any(
+        job.cancel_wanted and (job.collected_at is None or job.collected_at > run.started_at)
+        for job in jobs
+    )
 
 
 # ---- asking the providers ------------------------------------------------------------------------
@@ -415,14 +435,14 @@ def _what_is_due(
     submitted = [job for job in jobs if job.state is JobState.SUBMITTED]
     if submitted and at is not None and now >= at - _RESCUE_S and not _all_cancelled(submitted):
         return f"deadline:{int(now // 300)}", "the deadline is near"
-    waits_for = orjson.loads(run.summary).get("waits_for", "")
-    if run.status != "submitted" or waits_for not in ("", Full.WINDOW):
-        # A budget has room when a job has ended, a provider when it is tried again.
+    summary = orjson.loads(run.summary)
+    waiting = summary.get("waiting", 0)
+    # A budget has room when a job has ended, a provider when it is tried again.
+    on_the_window = summary.get("waits_for", "") in ("", Full.WINDOW)
+    if run.status != "submitted" or not waiting or not on_the_window:
         return None
-    counts = count_outcomes(connection, realm, batch.batch_id)
-    waiting = counts[Outcome.PENDING] - rows_under_way(connection, realm, batch.batch_id)
-    if waiting > 0 and _has_room(connection, realm, used, batch.batch_id):
-        return f"room:{counts[Outcome.PENDING]}", f"room for {waiting:,} rows that wait"
+    if _has_room(connection, realm, used, batch.batch_id):
+        return f"room:{waiting}", f"room for {waiting:,} rows that wait"
     return None
 
 

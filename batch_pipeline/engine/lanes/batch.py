@@ -51,10 +51,10 @@ from batch_pipeline.providers.base import ErrorKind, Usage
 from batch_pipeline.providers.batches import BatchLimits
 from batch_pipeline.providers.registry import batch_limits
 
-_JOBS_OF_A_WINDOW = 20
+JOBS_OF_A_WINDOW = 20
 """Small enough that a job that ends frees room at once, large enough that 90 of them hold a lot."""
 
-_MOST_ITEMS = 1_000
+MOST_ITEMS = 1_000
 _MOST_BYTES = 64 * 1024 * 1024
 _FEWEST_TOKENS = 1_000
 _SUBMITTING = 3
@@ -241,8 +241,9 @@ class BatchLane:
 
     async def news(self, timeout_s: float) -> None:
         """Wait until something was collected, or for `timeout_s` seconds."""
-        self._news.clear()
         await _until_set(self._news, timeout_s)
+        # Not before the wait: what came while the caller was busy must not be missed.
+        self._news.clear()
 
     # ---- rows in ----
 
@@ -309,10 +310,10 @@ class BatchLane:
     def _is_full(
         self, draft: _Draft, limits: BatchLimits, tokens: int, size: int, items: int
     ) -> bool:
-        most_items = self._settings.job_items or _MOST_ITEMS
+        most_items = self._settings.job_items or MOST_ITEMS
         window = draft.upstream.endpoint.enqueued_tokens
         if window is not None and self._settings.job_items is None:
-            most_tokens = max(_FEWEST_TOKENS, window // _JOBS_OF_A_WINDOW)
+            most_tokens = max(_FEWEST_TOKENS, window // JOBS_OF_A_WINDOW)
             if draft.tokens + tokens > most_tokens:
                 return True
         if window is not None and draft.tokens + tokens > window:
@@ -625,12 +626,15 @@ class BatchLane:
             await _until_set(self._came_up, await asyncio.to_thread(self._next_look_s))
 
     def _to_look_at(self) -> list[ProviderJob]:
-        """Open jobs of this batch, and others that hold the room it waits for."""
+        """Open jobs of this workload, and others that hold the room it waits for.
+
+        Jobs of other batches may ask the questions of this one.
+        """
         with self._state.ledger.read() as connection:
             found = list_jobs(connection, self._state.ledger.realm, states=[JobState.SUBMITTED])
-        mine = self._state.job.batch_id
+        mine = self._state.job.workload
         keys = {(one.endpoint.provider, one.endpoint.key_id) for one in self._state.upstreams}
-        return [job for job in found if job.batch_id == mine or (job.provider, job.key_id) in keys]
+        return [job for job in found if job.workload == mine or (job.provider, job.key_id) in keys]
 
     def _next_look_s(self) -> float:
         now = self._clock.now()
