@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.settings import Settings
 from batch_pipeline_tests.api.conftest import Place, Server, articles
 
-TOKEN = secrets.token_hex(24)
+TOKEN = "0123456789abcdef" * 3
 PATHS = ("/", "/batch/jobs", "/batch/status/x", "/batch/results/x/x", "/runs/x", "/nothing")
 
 
