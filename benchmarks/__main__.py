@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import cached, cost, crash, limit, memory, throughput
+from benchmarks import cached, cost, crash, lane, limit, memory, throughput
 from benchmarks.bench import Bench, Part
 from benchmarks.clients import FLOOR, PEERS, own, peer_clients
 
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[Bench], Part]] = {
     "d": memory.run,
     "e": cached.run,
     "f": cost.run,
+    "g": lane.run,
 }
 _WITH_PEERS = frozenset("abce")
 _RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -38,7 +39,7 @@ _RESULTS = Path(__file__).with_name("RESULTS.md")
 def main() -> None:
     """Run the parts asked for, print them, and write them to benchmarks/RESULTS.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="a to f; all when none is named")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="a to g; all when none is named")
     parser.add_argument(
         "--quick", action="store_true", help="small counts, and nothing is written to RESULTS.md"
     )

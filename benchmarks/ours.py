@@ -37,6 +37,7 @@ def work(
     knobs: dict[str, Any] | None = None,
     batch_id: str | None = None,
     prompt: Path | None = None,
+    workload: str = "roadmaps",
 ) -> dict[str, Any]:
     """The job of our client.
 
@@ -47,6 +48,7 @@ def work(
         knobs: what differs from one row in each request, 100 at once, no limit that is felt.
         batch_id: None makes one of the table's content.
         prompt: folder of another prompt.md, or None.
+        workload: which workload's rows they are.
     """
     given = {"route": ROUTE, "pack": 1, "workers": CONCURRENCY, "chunk_size": 500}
     far = {"rate_limit": FAR_LIMIT, "budget_usd": FAR_BUDGET_USD}
@@ -57,11 +59,12 @@ def work(
         "knobs": {**given, **far, **(knobs or {})},
         "batch_id": batch_id,
         "prompt": None if prompt is None else str(prompt),
+        "workload": workload,
     }
 
 
 def _config(job: dict[str, Any]) -> WorkloadConfig:
-    config = load_workload_config("roadmaps")
+    config = load_workload_config(job["workload"])
     if job["prompt"] is not None:
         config = config.model_copy(update={"folder": Path(job["prompt"])})
     # None is an answer here: no limit, where defs.yaml has one

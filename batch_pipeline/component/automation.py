@@ -62,7 +62,7 @@ class WorkloadJobs:
         lane: how its calls travel by defs.yaml.
         ingest: job of input_table.
         run: job of llm_outputs.
-        collect: job of provider_jobs and llm_outputs together.
+        submit: job of provider_jobs.
         report: job of batch_report.
     """
 
@@ -71,7 +71,7 @@ class WorkloadJobs:
     lane: str
     ingest: Any
     run: Any
-    collect: Any
+    submit: Any
     report: Any
 
     def op(self, asset: str) -> str:
@@ -81,11 +81,6 @@ class WorkloadJobs:
     def run_config(self, asset: str, config: Mapping[str, Any]) -> dict[str, Any]:
         """Run config for a job of one asset."""
         return {"ops": {self.op(asset): {"config": dict(config)}}}
-
-    def lane_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Run config for the job of provider_jobs and llm_outputs."""
-        assets = ("provider_jobs", "llm_outputs")
-        return {"ops": {self.op(asset): {"config": dict(config)} for asset in assets}}
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
@@ -110,7 +105,13 @@ def missing_keys(batches: Sequence[Batch], existing: set[str]) -> list[str]:
 
 
 def launch_request(
-    jobs: WorkloadJobs, batch: Batch, realm: Realm, cause: str, options: Mapping[str, Any]
+    jobs: WorkloadJobs,
+    batch: Batch,
+    realm: Realm,
+    cause: str,
+    options: Mapping[str, Any],
+    *,
+    submit: bool = False,
 ) -> dg.RunRequest:
     """The run that carries a whole batch.
 
@@ -120,6 +121,7 @@ def launch_request(
         realm: its realm.
         cause: makes the run's key unique.
         options: knobs that win over defs.yaml.
+        submit: it sends rows up to a Batch API, and that is all.
     """
     tags = batch_tags(jobs.workload, batch.batch_id, realm)
     simulate = realm == "simulated"
@@ -133,12 +135,11 @@ def launch_request(
         )
     knobs = {name: options[name] for name in options if name not in INGEST_ONLY}
     first, last = chunk_key(batch.batch_id, 1), chunk_key(batch.batch_id, batch.chunk_count)
-    config = {**knobs, "simulate": simulate}
-    in_jobs = knobs.get("lane", jobs.lane) != "realtime"
+    asset = "provider_jobs" if submit else "llm_outputs"
     return dg.RunRequest(
         run_key=cause,
-        job_name=(jobs.collect if in_jobs else jobs.run).name,
-        run_config=jobs.lane_config(config) if in_jobs else jobs.run_config("llm_outputs", config),
+        job_name=(jobs.submit if submit else jobs.run).name,
+        run_config=jobs.run_config(asset, {**knobs, "simulate": simulate}),
         tags={**tags, **range_tags(first, last)},
     )
 
@@ -157,7 +158,7 @@ def build_sensors(jobs: WorkloadJobs, schedule: ScheduleKnobs) -> dg.Definitions
 def _chunks_sensor(jobs: WorkloadJobs) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{jobs.workload}_reconcile_chunks",
-        jobs=[jobs.run, jobs.collect, jobs.report],
+        jobs=[jobs.run, jobs.submit, jobs.report],
         minimum_interval_seconds=TICK_S,
         # Running from the start: a table that a person ingested in the UI would otherwise wait for
         # ever. It launches what somebody asked for, once, and nothing else.
@@ -178,9 +179,7 @@ def _chunks_sensor(jobs: WorkloadJobs) -> dg.SensorDefinition:
         existing = set(context.instance.get_dynamic_partitions(jobs.partitions))
         keys = missing_keys([batch for _, batch in found], existing)
         requests = [
-            launch_request(
-                jobs, batch, realm, f"{realm}:{batch.batch_id}", batch.options.get(RUN_OPTIONS, {})
-            )
+            _first_run(jobs, batch, realm)
             for realm, batch in reversed(found)
             if batch.launch == "sensor" and batch.launched_run_id is None
         ]
@@ -191,6 +190,12 @@ def _chunks_sensor(jobs: WorkloadJobs) -> dg.SensorDefinition:
         )
 
     return reconcile_chunks
+
+
+def _first_run(jobs: WorkloadJobs, batch: Batch, realm: Realm) -> dg.RunRequest:
+    options = batch.options.get(RUN_OPTIONS, {})
+    submit = options.get("lane", jobs.lane) != "realtime"
+    return launch_request(jobs, batch, realm, f"{realm}:{batch.batch_id}", options, submit=submit)
 
 
 # ---- the report after a run ----------------------------------------------------------------------
@@ -242,7 +247,7 @@ def _report_sensor(jobs: WorkloadJobs, status: dg.DagsterRunStatus) -> dg.Sensor
 
 def is_llm_run(run: dg.DagsterRun, jobs: WorkloadJobs) -> bool:
     """Whether a run materializes this workload's llm_outputs, by its job or from its page."""
-    if run.job_name in (jobs.run.name, jobs.collect.name):
+    if run.job_name == jobs.run.name:
         return True
     return dg.AssetKey([jobs.workload, "llm_outputs"]) in (run.asset_selection or ())
 
@@ -361,7 +366,7 @@ def batches_with_work(ledger: Ledger, workload: str) -> list[Batch]:
 def _nightly_schedule(jobs: WorkloadJobs, knobs: ScheduleKnobs) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{jobs.workload}_nightly",
-        job=jobs.run if jobs.lane == "realtime" else jobs.collect,
+        job=jobs.run,
         cron_schedule=knobs.cron,
         execution_timezone=knobs.timezone,
         # Stopped: paid work at night starts because a person wants it to.

@@ -128,11 +128,11 @@ class LlmWorkload(WorkloadConfig, dg.Component, dg.Resolvable):
         made = {
             name: dg.define_asset_job(
                 f"{config.workload}_{name}",
-                selection=[assets[asset] for asset in selected],
+                selection=[assets[asset]],
                 description=description,
                 tags={TAG_WORKLOAD: config.workload},
             )
-            for name, (selected, description) in _JOBS.items()
+            for name, (asset, description) in _JOBS.items()
         }
         jobs = WorkloadJobs(
             config.workload,
@@ -140,7 +140,7 @@ class LlmWorkload(WorkloadConfig, dg.Component, dg.Resolvable):
             config.lane,
             ingest=made["ingest"],
             run=made["run"],
-            collect=made["collect_provider_jobs"],
+            submit=made["submit"],
             report=made["report"],
         )
         return dg.Definitions.merge(
@@ -151,20 +151,18 @@ class LlmWorkload(WorkloadConfig, dg.Component, dg.Resolvable):
 
 
 _JOBS = {
-    "ingest": (
-        ["input_table"],
-        "Reads a table into a batch; the sensor then starts its LLM run.",
+    "ingest": ("input_table", "Reads a table into a batch; the sensor then starts its LLM run."),
+    "submit": (
+        "provider_jobs",
+        "Sends a range of chunks to a Batch API, as far as there is room; the sensor starts the "
+        "run that collects.",
     ),
     "run": (
-        ["llm_outputs"],
-        "Runs the LLM over a range of chunks; complete chunks cost nothing.",
+        "llm_outputs",
+        "Runs the LLM over a range of chunks, or collects what provider jobs came to; complete "
+        "chunks cost nothing.",
     ),
-    "collect_provider_jobs": (
-        ["provider_jobs", "llm_outputs"],
-        "Takes up a range of chunks in the batch lane: submits what there is room for, collects "
-        "what has ended. The sensor starts it; by hand it does no harm.",
-    ),
-    "report": (["batch_report"], "Writes the deliverables and the report of a batch."),
+    "report": ("batch_report", "Writes the deliverables and the report of a batch."),
 }
 
 

@@ -63,6 +63,7 @@ from batch_pipeline.workloads.compare import estimate_ingested, stored_estimate
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
 from batch_pipeline.workloads.daily import keep_to_day
 from batch_pipeline.workloads.estimate import Estimate, basis_line
+from batch_pipeline.workloads.lane import SUBMITTING
 from batch_pipeline.workloads.runner import (
     batch_folder,
     deliver,
@@ -78,8 +79,6 @@ TAG_REALM = "batch_pipeline/realm"
 TAG_DOOR = "batch_pipeline/door"
 TAG_PROCESS = "batch_pipeline/process"
 """Set on runs whose starter makes the report itself."""
-
-_TAG_FORCED = "batch_pipeline/forced"
 
 TAKEN_FOLDER = ".taken"
 """Where a file of the inbox goes once it is a batch."""
@@ -399,7 +398,7 @@ def _plan(
     if submit and used.lane == "realtime":
         # Who materializes provider_jobs wants just that.
         used = used.with_options({"lane": "batch"})
-    run_id = f"{context.run.run_id}{'.up' if submit else ''}"
+    run_id = f"{context.run.run_id}{SUBMITTING if submit else ''}"
     job = plan_job(
         used,
         # A run over several batches is one engine run for each.
@@ -413,10 +412,8 @@ def _plan(
         submit_only=submit,
     )
     _tag_run(context, batch, realm)
-    if asked["force"] and not context.run.tags.get(_TAG_FORCED):
+    if asked["force"]:
         count = start_generation(ledger, batch_id, used.limit)
-        # The other asset of the same run must not begin another generation.
-        context.instance.add_run_tags(context.run.run_id, {_TAG_FORCED: batch_id})
         context.log.info(f"Forced: {count:,} finished rows are asked again.")
     mark_launched(ledger, batch_id, context.run.run_id)
     context.log.info(

@@ -33,7 +33,7 @@ def build_polling(jobs: WorkloadJobs) -> dg.Definitions:
 def _poll_sensor(jobs: WorkloadJobs) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{jobs.workload}_poll_jobs",
-        job=jobs.collect,
+        jobs=[jobs.run, jobs.submit],
         minimum_interval_seconds=TICK_S,
         # Running from the start: what is submitted is paid, and its results are kept for days only.
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -60,7 +60,9 @@ def _poll_sensor(jobs: WorkloadJobs) -> dg.SensorDefinition:
                 for due in due_batches(opened, jobs.workload):
                     said.append(f"{due.batch.batch_id}: {due.why}")
                     key = f"lane:{realm}:{due.batch.batch_id}:{due.cause}"
-                    requests.append(launch_request(jobs, due.batch, realm, key, due.knobs))
+                    requests.append(
+                        launch_request(jobs, due.batch, realm, key, due.knobs, submit=due.submit)
+                    )
         for line in said:
             context.log.info(redact(line))
         return dg.SensorResult(

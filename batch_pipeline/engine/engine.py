@@ -595,6 +595,7 @@ class Engine:
                 self._finisher.cached(member, hit, self._lines.get(hit.attempt_id))
             else:
                 missed.append(member)
+        self._lines.clear()
         await self._claim(missed)
 
     async def _go_on(self) -> None:
@@ -635,6 +636,10 @@ class Engine:
                     found |= find_results(connection, self._ledger.realm, keys, models)
                 self._read_lines(connection, found)
         return _still_valid(found, members)
+
+    def _read_lines_of(self, found: dict[str, StoredResult]) -> None:
+        with self._ledger.read() as connection:
+            self._read_lines(connection, found)
 
     def _read_lines(self, connection: sa.Connection, found: dict[str, StoredResult]) -> None:
         """Find out which answers came from provider jobs of this very batch."""
@@ -711,6 +716,8 @@ class Engine:
             enqueued |= claimed.enqueued
             results |= claimed.results
         answered = []
+        if results:
+            await asyncio.to_thread(self._read_lines_of, results)
         stored = _still_valid(results, fresh)
         for member in fresh:
             hit = stored.get(member.key)
@@ -830,6 +837,7 @@ class Engine:
             else:
                 self._uncount(member)
                 left.append(member)
+        self._lines.clear()
         await asyncio.to_thread(self._reread, left)
         await self._claim(left)
 

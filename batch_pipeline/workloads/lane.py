@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -45,6 +45,9 @@ _UNFINISHED = (
 )
 _NOT_KNOBS_OF_A_RUN = frozenset({"wait", "limit", "no_enrich", "chunk_size"})
 """What was meant for one run only."""
+
+SUBMITTING = ".up"
+"""In the id of a run that only submits."""
 
 _ROOM = 0.05
 """Share of the enqueued tokens that must be free before rows that wait are taken up."""
@@ -359,12 +362,14 @@ class Due:
         batch: the batch.
         cause: what is to be done, unique for each occasion: a run is started once for it.
         why: the same for people.
+        submit: rows are to go up, and that is all.
         knobs: of its last run.
     """
 
     batch: Batch
     cause: str
     why: str
+    submit: bool
     knobs: dict[str, Any]
 
 
@@ -391,8 +396,9 @@ def due_batches(ledger: Ledger, workload: str) -> list[Due]:
             mine = [job for job in jobs if job.batch_id == batch_id]
             said = _what_is_due(connection, realm, batch, run, mine, now)
             if said is not None:
-                found.append(Due(batch, f"{run.run_id}:{said[0]}", said[1], {}))
-    return [Due(one.batch, one.cause, one.why, last_knobs(ledger, one.batch)) for one in found]
+                cause, why, submit = said
+                found.append(Due(batch, f"{run.run_id}:{cause}", why, submit, {}))
+    return [replace(one, knobs=last_knobs(ledger, one.batch)) for one in found]
 
 
 def _batches_to_go_on(connection: sa.Connection, realm: str, workload: str) -> set[str]:
@@ -406,7 +412,14 @@ def _batches_to_go_on(connection: sa.Connection, realm: str, workload: str) -> s
     statement = (
         sa.select(runs.c.batch_id)
         .join(last, sa.and_(last.c.batch_id == runs.c.batch_id, last.c.at == runs.c.started_at))
-        .where(runs.c.realm == realm, runs.c.status == "submitted")
+        .where(
+            runs.c.realm == realm,
+            sa.or_(
+                runs.c.status == "submitted",
+                # Everything had an answer already: there is nothing to submit, but to finish.
+                sa.and_(runs.c.status == "done", runs.c.run_id.like(f"%{SUBMITTING}%")),
+            ),
+        )
     )
     return set(connection.execute(statement).scalars())
 
@@ -418,31 +431,33 @@ def _what_is_due(
     run: Any,
     jobs: Sequence[ProviderJob],
     now: float,
-) -> tuple[str, str] | None:
-    """A cause and its words; None when there is nothing to do but to wait."""
+) -> tuple[str, str, bool] | None:
+    """A cause, its words, and whether rows only go up; None when there is nothing but to wait."""
     ended = [job.job_id for job in jobs if job.state is JobState.ENDED]
     if ended:
-        return f"ended:{ended[-1]}:{len(ended)}", f"{_jobs(ended)} ended"
+        return f"ended:{ended[-1]}:{len(ended)}", f"{_jobs(ended)} ended", False
     stale = [job for job in jobs if job.state is not JobState.SUBMITTED and job.next_poll_at <= now]
     if stale:
         latest = int(max(job.next_poll_at for job in stale))
-        return (
-            f"up:{stale[-1].job_id}:{latest}",
-            f"{_jobs([one.job_id for one in stale])} to submit",
-        )
+        names = _jobs([job.job_id for job in stale])
+        return f"up:{stale[-1].job_id}:{latest}", f"{names} to submit", True
     used = orjson.loads(run.settings)
     at = deadline_at(used.get("deadline"), now) if used.get("lane") == "auto" else None
     submitted = [job for job in jobs if job.state is JobState.SUBMITTED]
     if submitted and at is not None and now >= at - _RESCUE_S and not _all_cancelled(submitted):
-        return f"deadline:{int(now // 300)}", "the deadline is near"
+        return f"deadline:{int(now // 300)}", "the deadline is near", False
     summary = orjson.loads(run.summary)
     waiting = summary.get("waiting", 0)
     # A budget has room when a job has ended, a provider when it is tried again.
     on_the_window = summary.get("waits_for", "") in ("", Full.WINDOW)
+    if run.status == "done" and SUBMITTING in run.run_id:
+        return "finish", "nothing is left to submit", False
     if run.status != "submitted" or not waiting or not on_the_window:
         return None
+    if not summary.get("waits_for"):
+        return f"realtime:{waiting}", f"{waiting:,} rows to ask in real time", False
     if _has_room(connection, realm, used, batch.batch_id):
-        return f"room:{waiting}", f"room for {waiting:,} rows that wait"
+        return f"room:{waiting}", f"room for {waiting:,} rows that wait", True
     return None
 
 

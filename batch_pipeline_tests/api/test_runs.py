@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import threading
@@ -217,7 +218,7 @@ def test_a_list_of_urls_is_fetched_and_classified(make_place: Callable[[], Place
             body = {"urls": urls, "batch_name": "fetched"}
             assert server.http.post("/batch/submit", json=body).status_code == 202
             ended = server.ended("fetched", 90)
-            assert ended["state"] == "JOB_STATE_PARTIALLY_SUCCEEDED", ended
+            assert ended["state"] == "JOB_STATE_PARTIALLY_SUCCEEDED", json.dumps(ended)
             assert ended["outcomes"] == {"succeeded": 2, "failed": 2}
             rows = server.get("/batch/results/fetched/fetched").json()["results"]
             assert [row["url"] for row in rows] == urls
@@ -265,7 +266,7 @@ def test_a_cancelled_job_in_the_batch_lane_ends(busy: Server, api_simulator: Run
         assert answer.status_code == 200, answer.text
         assert answer.json()["provider_jobs"] == 1
         ended = busy.ended("called-off", 90)
-        assert ended["state"] == "JOB_STATE_CANCELLED", ended
+        assert ended["state"] == "JOB_STATE_CANCELLED", json.dumps(ended)
         assert ended["outcomes"] == {"pending": 5}
         assert len(ended["provider_jobs"]) == 1
         again = busy.http.post("/batch/cancel/called-off")
@@ -334,7 +335,7 @@ def test_a_cancelled_run_keeps_what_is_done(place: Place, api_simulator: Running
             answer = server.http.post("/batch/cancel/batch_jobs/going")
             assert answer.status_code == 200, answer.text
             ended = server.ended("going", 60)
-            assert ended["state"] == "JOB_STATE_CANCELLED", ended
+            assert ended["state"] == "JOB_STATE_CANCELLED", json.dumps(ended)
             assert 0 < ended["completed_count"] < 900
             partly = server.get("/batch/results/going/going", limit=1).json()
             assert partly["total_count"] == 900

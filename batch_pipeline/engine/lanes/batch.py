@@ -82,12 +82,14 @@ class Full(StrEnum):
     WINDOW = "window"
     BUDGET = "budget"
     PROVIDER = "provider"
+    CANCELLED = "cancelled"
 
 
 _WAITS_FOR = {
     Full.WINDOW: "room under the limit of enqueued tokens and jobs",
     Full.BUDGET: "room in the budget",
     Full.PROVIDER: "the provider to take jobs",
+    Full.CANCELLED: "the batch to be run again, because its provider jobs were cancelled",
 }
 
 
@@ -382,16 +384,19 @@ class BatchLane:
         """Write a job down as soon as there is room for it, and bring it up."""
         while True:
             window = await asyncio.to_thread(self._window, draft.upstream)
+            # Asked first: a job that settles after the refusal may have made the room.
+            alone = not await asyncio.to_thread(self._has_jobs)
             opened = await self._state.writer.post(OPEN_JOB, self._open_request(draft, window))
             if opened.job_id is not None:
                 break
             if opened.short is not None:
-                if draft.items > 1:
+                # Smaller requests cost more: only when no job is left that settles for less.
+                if len(draft.packs) > 1 or (draft.items > 1 and alone):
                     for part in self._halves(draft):
                         await self._send(part)
                     return
                 self.short = opened.short
-                if not self._has_jobs():
+                if alone:
                     self._state.run_out("budget", "")
                 full = Full.BUDGET
             else:
@@ -503,9 +508,11 @@ class BatchLane:
                 self._stop_lane(Full.PROVIDER)
             elif how_far is Advance.ABANDONED:
                 why = self._desk.reread(job_id).error
-                self._stop_lane(Full.PROVIDER)
                 self._news.set()
                 self.generation += 1
+                if job.batch_id != self._state.job.batch_id:
+                    return
+                self._stop_lane(Full.CANCELLED if job.cancel_wanted else Full.PROVIDER)
                 if not job.cancel_wanted:
                     self._state.left_behind = self._state.left_behind or (
                         "stopped",
@@ -583,7 +590,11 @@ class BatchLane:
             except UsageError as error:
                 self._state.note = str(error)
                 continue
-            self._count(came)
+            if job.batch_id == self._state.job.batch_id:
+                self._count(came)
+                if job.cancel_wanted and not self._left_realtime:
+                    # Who cancelled it does not want the run that cleans up to submit it again.
+                    self._stop_lane(Full.CANCELLED)
             if came.complete:
                 self.generation += 1
             else:
@@ -607,9 +618,7 @@ class BatchLane:
     async def _tend(self) -> None:
         """Look, collect and bring up, again and again."""
         while True:
-            jobs = await self._hold()
-            now = self._clock.now()
-            await self._bring_up([job for job in jobs if job.next_poll_at <= now])
+            await self._bring_up(await self._hold(self._to_bring_up))
             await self._rescue()
             due = [
                 job
@@ -625,6 +634,19 @@ class BatchLane:
             self._came_up.clear()
             await _until_set(self._came_up, await asyncio.to_thread(self._next_look_s))
 
+    def _to_bring_up(self) -> list[ProviderJob]:
+        """Jobs that are not submitted yet; those of other batches may ask about rows of this one.
+
+        Those are held by a live run, unless it died.
+        """
+        with self._state.ledger.read() as connection:
+            return list_jobs(
+                connection,
+                self._state.ledger.realm,
+                workload=self._state.job.workload,
+                states=_TO_BRING_UP,
+            )
+
     def _to_look_at(self) -> list[ProviderJob]:
         """Open jobs of this workload, and others that hold the room it waits for.
 
@@ -638,8 +660,9 @@ class BatchLane:
 
     def _next_look_s(self) -> float:
         now = self._clock.now()
-        waits = [job.next_poll_at - now for job in self._to_look_at()]
-        waits += [job.next_poll_at - now for job in self._unfinished() if job.state in _TO_BRING_UP]
+        me = self._state.owner.owner_id
+        jobs = [*self._to_look_at(), *(job for job in self._to_bring_up() if job.holder_id == me)]
+        waits = [job.next_poll_at - now for job in jobs if job.job_id not in self._submitting]
         idle_s = self._settings.poll_s or _LONGEST_WAIT_S
         return min(_LONGEST_WAIT_S, max(_SHORTEST_WAIT_S, min(waits, default=idle_s)))
 
