@@ -397,6 +397,8 @@ class Engine:
                 raise
         except Exception as error:
             state.break_off(error)
+        if state.ran_out is not None:
+            await self._finish_collected()
         await self._packs.put(None)
         await self._drain(asyncio.ensure_future(self._lane.finish()))
         everyone = asyncio.ensure_future(self._all_left())
@@ -840,6 +842,16 @@ class Engine:
         self._lines.clear()
         await asyncio.to_thread(self._reread, left)
         await self._claim(left)
+
+    async def _finish_collected(self) -> None:
+        """End rows whose jobs were collected while the planner waited for room in a budget."""
+        stored = await asyncio.to_thread(self._look_up, list(self._enqueued.values()))
+        for key, hit in stored.items():
+            member = self._enqueued[key]
+            if hit.created_at >= member.fresh_after:
+                del self._enqueued[key]
+                del self._state.members[key]
+                self._finisher.cached(member, hit, self._lines.get(hit.attempt_id))
 
     def _look_up_enqueued(
         self, members: Sequence[Member]

@@ -1,0 +1,1 @@
+"""Tests of batch_pipeline/engine/lanes."""
