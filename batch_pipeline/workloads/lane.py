@@ -394,7 +394,8 @@ def due_batches(ledger: Ledger, workload: str) -> list[Due]:
             if run is None or _is_live(connection, run, now):
                 continue
             mine = [job for job in jobs if job.batch_id == batch_id]
-            said = _what_is_due(connection, realm, batch, run, mine, now)
+            others = any(job.created_at <= (run.ended_at or now) for job in jobs)
+            said = _what_is_due(connection, realm, batch, run, mine, now, others=others)
             if said is not None:
                 cause, why, submit = said
                 found.append(Due(batch, f"{run.run_id}:{cause}", why, submit, {}))
@@ -431,6 +432,8 @@ def _what_is_due(
     run: Any,
     jobs: Sequence[ProviderJob],
     now: float,
+    *,
+    others: bool,
 ) -> tuple[str, str, bool] | None:
     """A cause, its words, and whether rows only go up; None when there is nothing but to wait."""
     ended = [job.job_id for job in jobs if job.state is JobState.ENDED]
@@ -452,6 +455,8 @@ def _what_is_due(
     on_the_window = summary.get("waits_for", "") in ("", Full.WINDOW)
     if run.status == "done" and SUBMITTING in run.run_id:
         return "finish", "nothing is left to submit", False
+    if run.status == "submitted" and summary.get("under_way") and not jobs and not others:
+        return "follow", "jobs of another batch, which asked about its rows, have ended", False
     if run.status != "submitted" or not waiting or not on_the_window:
         return None
     if not summary.get("waits_for"):

@@ -384,6 +384,11 @@ class BatchLane:
         """Write a job down as soon as there is room for it, and bring it up."""
         while True:
             window = await asyncio.to_thread(self._window, draft.upstream)
+            if window.tokens is not None and draft.tokens > window.tokens and draft.items > 1:
+                # The provider has shown that it has less room than was thought.
+                for part in self._halves(draft):
+                    await self._send(part)
+                return
             # Asked first: a job that settles after the refusal may have made the room.
             alone = not await asyncio.to_thread(self._has_jobs)
             opened = await self._state.writer.post(OPEN_JOB, self._open_request(draft, window))
@@ -504,8 +509,8 @@ class BatchLane:
             finally:
                 self._submitting.discard(job_id)
                 self._came_up.set()
-            if how_far is Advance.REFUSED and not self._settings.wait:
-                self._stop_lane(Full.PROVIDER)
+            if how_far is Advance.REFUSED:
+                await self._refused(job)
             elif how_far is Advance.ABANDONED:
                 why = self._desk.reread(job_id).error
                 self._news.set()
@@ -518,6 +523,24 @@ class BatchLane:
                         "stopped",
                         f"{job.provider} refuses provider jobs: {why} Rows not done stay pending.",
                     )
+
+    async def _refused(self, job: ProviderJob) -> None:
+        """The provider takes no more: wait, or, where this job is all there is, make it smaller."""
+        realm = self._state.ledger.realm
+        with self._state.ledger.read() as connection:
+            held = enqueued(connection, realm, job.provider, job.model, job.key_id)
+        if held.jobs > 1 or job.item_count == 1:
+            if not self._settings.wait:
+                self._stop_lane(Full.PROVIDER)
+            return
+        await self._desk.abandon(job, self._desk.reread(job.job_id).error, NO_ROOM_CODE)
+        if self._settings.wait:
+            self.generation += 1
+            self._news.set()
+        elif job.batch_id == self._state.job.batch_id:
+            self._state.under_way -= job.item_count
+            self._state.waiting += job.item_count
+            self._stop_lane(Full.WINDOW)
 
     async def _bring_up(self, jobs: Sequence[ProviderJob]) -> None:
         now = self._clock.now()
@@ -595,6 +618,8 @@ class BatchLane:
                 if job.cancel_wanted and not self._left_realtime:
                     # Who cancelled it does not want the run that cleans up to submit it again.
                     self._stop_lane(Full.CANCELLED)
+            if came.broken is not None:
+                raise came.broken
             if came.complete:
                 self.generation += 1
             else:

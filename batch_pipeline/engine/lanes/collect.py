@@ -55,6 +55,8 @@ class Collected:
         lost_nano: worst case of lines that may have been billed, and whose results are gone.
         complete: the job is closed; else the rest is collected another time.
         message: why not, or what was wrong with the job.
+        errors: lines without a usable reply, by kind.
+        broken: a validator's own fault; the replies are kept.
     """
 
     answered: int = 0
@@ -67,6 +69,7 @@ class Collected:
     complete: bool = False
     message: str = ""
     errors: dict[str, int] = field(default_factory=dict)
+    broken: Exception | None = None
 
 
 class Collector:
@@ -256,8 +259,9 @@ class _Books:
         self._count(came, usage, cost)
         try:
             answers = read_answers(self.step, len(line.members), reply)
-        except Exception:
+        except Exception as error:
             # It is paid: a later run derives it once the validator's bug is mended.
+            came.broken = error
             return self._settlement(line, usage, cost, result.reply, derived=False)
         unanswered: list[Unanswered] = []
         for place, problem in answers.problems.items():

@@ -328,7 +328,7 @@ class JobDesk:
         await self._mark(job, values)
         self._log.event("provider job waits", job=job.job_id, message=message)
 
-    async def abandon(self, job: ProviderJob, message: str) -> None:
+    async def abandon(self, job: ProviderJob, message: str, code: str = "") -> None:
         """Give up a job that was never made: its lines cost nothing, its rows are free again."""
         with self._ledger.read() as connection:
             lines = lines_of(connection, job.job_id)
@@ -336,7 +336,8 @@ class JobDesk:
             if line.state is AttemptState.SENT:
                 refund = Settlement(line.attempt_id, AttemptState.REFUNDED, 0, error=message[:500])
                 self._ledger.writer.post(SETTLE, refund)
-        closing = CloseJob(job.realm, job.job_id, JobState.ABANDONED, {"error": message[:2_000]})
+        ended = {"error": message[:2_000], "error_code": code, "ended_at": self._clock.now()}
+        closing = CloseJob(job.realm, job.job_id, JobState.ABANDONED, ended)
         await self._ledger.writer.post(CLOSE_JOB, closing)
         self._log.event("provider job abandoned", job=job.job_id, message=message)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import httpx
 import pytest
 
 from batch_pipeline.engine.job import LaneSettings
+from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.tables import NANO
+from batch_pipeline.workloads.lane import due_batches, refresh
 from batch_pipeline_tests.engine.lanes import mortal
 from batch_pipeline_tests.engine.lanes.laning import (
     ANTHROPIC,
     GOOGLE,
+    OPENAI,
     SLOW_JOBS,
     assert_books_are_right,
     jobs_of,
@@ -28,7 +32,7 @@ from batch_pipeline_tests.engine.lanes.laning import (
 from batch_pipeline_tests.engine.test_budget import balance_of
 from batch_pipeline_tests.engine.test_faults import topics
 from batch_pipeline_tests.engine.test_requests import write_rows
-from batch_pipeline_tests.simulated import Simulator, finish
+from batch_pipeline_tests.simulated import Bench, Simulator, finish
 
 LIMIT = 10_000
 SHARE = 0.9
@@ -182,3 +186,35 @@ def test_the_lane_settings_of_a_job_are_those_of_the_knobs(
         LaneSettings(), lane="batch", wait=True, max_jobs=3, tries=4, poll_s=0.1
     )
     assert job.route[0].enqueued_tokens == 900
+
+
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("route", [GOOGLE, OPENAI])
+def test_a_job_that_is_larger_than_a_limit_nobody_knew_is_made_smaller(
+    route: str,
+    wait: bool,
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BATCH_PIPELINE_SIMULATOR_URL", simulator.url)
+    simulator.configure(batches=[{"duration_s": 0.2, "per_line_s": 0.0, "enqueued_tokens": 3_000}])
+    bench = lane_bench(tmp_path, simulator, route=route, wait=wait)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", topics(100)))
+    for turn in range(60):
+        ran = lane_run(bench, batch, f"run{turn}")
+        if ran.done.status != "submitted":
+            break
+        until(partial(something_is_due, bench, batch))
+    assert ran.done.status == "done"
+    assert [item.outcome.value for item in bench.items(batch)] == ["succeeded"] * 100
+    assert enqueued(simulator)["peak"] <= 3_000
+    assert simulator.summary()["by_lane"]["realtime"]["attempts"] == 0
+    assert_books_are_right(bench, simulator)
+
+
+def something_is_due(bench: Bench, batch: Batch) -> bool:
+    """Look at the jobs, as the sensor does."""
+    with bench.open() as ledger:
+        refresh(bench.settings, ledger, batch)
+        return bool(due_batches(ledger, "roadmaps"))
