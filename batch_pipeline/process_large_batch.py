@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,8 +30,7 @@ from batch_pipeline.cli.run import ended_with
 from batch_pipeline.doors import RunRequest, RunResult, run_batch
 from batch_pipeline.engine.lanes.batch import JOBS_OF_A_WINDOW, MOST_ITEMS
 from batch_pipeline.errors import BatchPipelineError
-from batch_pipeline.pricing.prices import Lane, find_model_pricer
-from batch_pipeline.providers.base import Usage
+from batch_pipeline.pricing.prices import Lane
 from batch_pipeline.providers.registry import parse_route
 from batch_pipeline.settings import Realm, load_settings
 from batch_pipeline.sinks.exports import results_name, write_tracking
@@ -233,9 +231,8 @@ class _Large:
         elif found.bound_by:
             self._say(f"   Time: about {found.seconds / 60:,.0f} min, by {found.bound_by}")
         self._say()
-        cost = _cost(self.config, found, lane)
         amount: Amount = found.expected
-        self._say(f"{icon(self.voice, 'cost')}Estimated cost: {usd(cost)}")
+        self._say(f"{icon(self.voice, 'cost')}Estimated cost: {usd(found.cost_usd)}")
         for label, tokens in (("Input", amount.input_tokens), ("Output", amount.output_tokens)):
             short = f" ({tokens / _MILLION:.1f}M)" if tokens >= _MILLION else ""
             self._say(f"   {label}: {tokens:,} tokens{short}")
@@ -286,21 +283,6 @@ class _Large:
 
     def _say(self, text: str = "") -> None:
         say(self.voice, text)
-
-
-def _cost(config: WorkloadConfig, found: Estimate, lane: Lane) -> float | None:
-    """USD of what is to ask, at the lane's price for an average request; None where unknown."""
-    ref = parse_route(found.model.partition("@")[0])[0]
-    pricer = find_model_pricer(ref.provider, ref.model, lane)
-    if pricer is None:
-        return None
-    if not found.requests:
-        return 0.0
-    one = Usage(
-        input_tokens=round(found.expected.input_tokens / found.requests),
-        output_tokens=round(found.expected.output_tokens / found.requests),
-    )
-    return usd_of(pricer.cost_nano(one, time.time()) * found.requests)
 
 
 class Mode(StrEnum):

@@ -103,9 +103,18 @@ def _page(parts: Sequence[Part], bench: Bench, names: Sequence[str], took_s: flo
         lines += ["Could not be installed, and so not measured:", ""]
         lines += [f"- {title}: {why}" for title, why in bench.missing.items()]
         lines.append("")
-    for part in parts:
-        lines += [f"## {part.heading}", "", *part.lines]
-    text = "\n".join(lines)
+    stamp = f"Measured on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; load at the end {load}."
+    sections = [
+        "\n".join([f"## {part.heading}", "", stamp, "", *part.lines]).strip() for part in parts
+    ]
+    head = "\n".join(lines).strip()
+    if chosen and _RESULTS.is_file():
+        # Parts that were not run keep what an earlier run found, and its head.
+        head, *old = _RESULTS.read_text(encoding="utf-8").split("\n## ")
+        kept = {section[:3]: f"## {section.strip()}" for section in old}
+        kept |= {section[3:6]: section for section in sections}
+        sections = [kept[letter] for letter in sorted(kept)]
+    text = "\n\n".join([head.strip(), *sections])
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text.rstrip() + "\n"

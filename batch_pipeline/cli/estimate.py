@@ -17,11 +17,13 @@ from batch_pipeline.cli import options as opt
 from batch_pipeline.cli.output import OK, Output, duration, grid, usd, usd_of
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from batch_pipeline.doors import RunRequest, RunResult
     from batch_pipeline.settings import Realm, Settings
     from batch_pipeline.workloads.compare import Target
     from batch_pipeline.workloads.config import WorkloadConfig
-    from batch_pipeline.workloads.estimate import Estimate
+    from batch_pipeline.workloads.estimate import Estimate, LaneFigures
 
 _SAMPLE_PARTS = 5
 
@@ -51,6 +53,8 @@ def estimate(
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not ask the provider to count tokens.")
     ] = False,
+    lane: opt.Lane = None,
+    deadline: opt.Deadline = None,
     workers: opt.Workers = None,
     rate_limit: opt.RateLimit = None,
     pack: opt.Pack = None,
@@ -66,9 +70,8 @@ def estimate(
     """Say what a run would ask, cost and take; spends nothing, unless --sample runs some rows."""
     from batch_pipeline.doors import RunRequest
     from batch_pipeline.settings import load_settings
-    from batch_pipeline.workloads.compare import Target, compared_routes
+    from batch_pipeline.workloads.compare import Target, compared_routes, only_step
     from batch_pipeline.workloads.config import load_workload_config
-    from batch_pipeline.workloads.runner import resolve_step
 
     voice = Output(json, verbose)
     settings = load_settings()
@@ -76,6 +79,8 @@ def estimate(
     source = opt.choose_source(config, input_, roadmap, batch)
     knobs = opt.given(
         route=route[0] if route else None,
+        lane=lane,
+        deadline=deadline,
         workers=workers,
         rate_limit=rate_limit,
         pack=pack,
@@ -98,12 +103,13 @@ def estimate(
             workload=workload,
             source=source,
             batch_id=batch,
-            knobs=knobs,
+            # It is to teach something now: a provider job may take a day.
+            knobs={**knobs, "lane": "realtime"},
             reading=reading,
             simulate=realm == "simulated",
             verbose=verbose,
         )
-        pack_size = resolve_step(config).max_items
+        pack_size = only_step(config).max_items
         taken = _run_sample(voice, settings, realm, request, sample, pack_size)
         target = Target(None, taken.batch_id, reading)
     found, known = _estimate(settings, config, realm, target, routes, offline)
@@ -114,6 +120,7 @@ def estimate(
         "batch": known,
         "rate_limit": config.rate_limit,
         "workers": config.workers,
+        "lane_asked_for": config.lane,
         **found[0].to_dict(),
         "routes": [one.to_dict() for one in found],
     }
@@ -189,7 +196,7 @@ def _may_sample(
 ) -> bool:
     if realm == "simulated" or yes:
         return True
-    first = config.with_options({"limit": rows})
+    first = config.with_options({"limit": rows, "lane": "realtime"})
     found, _ = _estimate(settings, first, realm, target, [config.route], offline)
     return voice.confirm(
         f"--sample asks {found[0].to_ask:,} rows now: about {usd(found[0].cost_usd)}, at most "
@@ -235,9 +242,7 @@ class _Sample:
             done=max(0, rest.done - self.rows),
             to_ask=rest.to_ask + self.rows,
             requests=rest.requests + self.requests,
-            low=rest.low.plus(spent),
-            expected=rest.expected.plus(spent),
-            worst=rest.worst.plus(spent),
+            lanes=tuple(one.plus(spent) for one in rest.lanes),
         )
 
 
@@ -254,7 +259,7 @@ def _run_sample(
     from batch_pipeline.doors import run_batch
 
     voice.realm_notice(realm)
-    voice.note(f"Running a sample of {rows:,} rows …")
+    voice.note(f"Running a sample of {rows:,} rows in real time …")
     sample = _Sample("")
     # Whole packs, as in the run to come; the last part has the remainder.
     size = rows // max(1, min(_SAMPLE_PARTS, rows // pack)) // pack * pack or rows
@@ -351,28 +356,17 @@ def _print(
     for label, value in _row_lines(first):
         rows.add_row(label, value)
     voice.out.print(rows)
-    figures = ("Requests", "Tokens in", "Tokens out", "Low", "Expected", "Worst", "Time")
-    routes = grid("Route", "Cached", "To ask", *figures, right=("Cached", "To ask", *figures))
-    for one in found:
-        routes.add_row(
-            one.route,
-            f"{one.cached + one.done:,}",
-            f"{one.to_ask:,}",
-            f"{one.requests:,}",
-            f"{one.expected.input_tokens:,}",
-            f"{one.expected.output_tokens:,}",
-            usd(one.low.cost_usd),
-            usd(one.expected.cost_usd),
-            usd(one.worst.cost_usd),
-            duration(one.seconds),
-        )
-    voice.out.print(routes)
+    voice.out.print(_routes_table(found))
     for one in found:
         voice.out.print(basis_line(one), markup=False)
         for note in one.basis.notes:
             voice.out.print(f"  {note}", markup=False)
     if first.bound_by:
-        voice.out.print(f"The time of {first.route} is bound by {first.bound_by}.", markup=False)
+        voice.out.print(
+            f"A run of {first.route} takes {_LANES[first.lane]}; its time rests on "
+            f"{first.bound_by}.",
+            markup=False,
+        )
     if sample is not None and not sample.rows:
         voice.out.print("The sample brought no new answer: the figures rest on what was known.")
     elif sample is not None:
@@ -389,6 +383,39 @@ def _print(
         voice.out.print(f"This table is batch {known} already.", markup=False)
     if not first.to_ask and first.rows:
         voice.out.print("Nothing would be asked: a run costs nothing.")
+
+
+_LANES = {"realtime": "real time", "batch": "the batch lane"}
+
+
+def _routes_table(found: Sequence[Estimate]) -> Table:
+    """The routes side by side, each with a line for every lane that it could take."""
+    figures = ("Requests", "Tokens in", "Tokens out", "Low", "Expected", "Worst")
+    right = ("Cached", "To ask", *figures)
+    table = grid("Route", "Cached", "To ask", "Lane", *figures, "Time", right=right)
+    for one in found:
+        counts = [one.route, f"{one.cached + one.done:,}", f"{one.to_ask:,}"]
+        for figure in one.lanes:
+            table.add_row(
+                *counts,
+                "batch" if figure.lane == "batch" else "real time",
+                f"{one.requests:,}",
+                f"{figure.expected.input_tokens:,}",
+                f"{figure.expected.output_tokens:,}",
+                usd(figure.low.cost_usd),
+                usd(figure.expected.cost_usd),
+                usd(figure.worst.cost_usd),
+                lane_time(figure),
+            )
+            counts = [""] * 3
+    return table
+
+
+def lane_time(figures: LaneFigures) -> str:
+    """`3 min 20 s`; `within 24 h` where it is no more than what providers promise."""
+    if figures.seconds_known:
+        return duration(figures.seconds)
+    return f"within {figures.seconds / 3_600:,.0f} h"
 
 
 def _count(number: int, noun: str) -> str:

@@ -62,7 +62,7 @@ from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.workloads.compare import estimate_ingested, stored_estimate
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
 from batch_pipeline.workloads.daily import keep_to_day
-from batch_pipeline.workloads.estimate import Estimate, basis_line
+from batch_pipeline.workloads.estimate import Estimate, LaneFigures, basis_line
 from batch_pipeline.workloads.lane import SUBMITTING
 from batch_pipeline.workloads.runner import (
     batch_folder,
@@ -238,11 +238,32 @@ def _estimate_markdown(found: Estimate) -> str:
     ]
     said = [
         f"{found.rows:,} rows: {found.cached + found.done:,} cached, {found.to_ask:,} to ask in "
-        f"{found.requests:,} requests, about {duration(found.seconds)}.",
+        f"{found.requests:,} requests, {_time_of(found.figures)}.",
         basis_line(found),
         *found.basis.notes,
     ]
-    return "\n\n".join([markdown_table(heads, rows), *markdown_lines(said)])
+    lanes = [
+        [
+            one.lane,
+            *(
+                "unknown" if amount.cost_usd is None else money(amount.cost_usd)
+                for amount in (one.low, one.expected, one.worst)
+            ),
+            _time_of(one),
+        ]
+        for one in found.lanes
+    ]
+    tables = [
+        markdown_table(heads, rows),
+        markdown_table(["lane", "low", "expected", "worst", "time"], lanes),
+    ]
+    return "\n\n".join([*tables, *markdown_lines(said)])
+
+
+def _time_of(figures: LaneFigures) -> str:
+    if not figures.seconds_known:
+        return f"within {figures.seconds / 3_600:,.0f} h"
+    return f"about {duration(figures.seconds)}"
 
 
 def markdown_lines(texts: list[str]) -> list[str]:

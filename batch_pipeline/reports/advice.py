@@ -18,6 +18,7 @@ from batch_pipeline.reports.words import (
     money,
     percent,
     plural,
+    unanswered_line,
 )
 
 ENOUGH_TO_CACHE = 1_024
@@ -72,6 +73,7 @@ def find_hints(report: BatchReport, repeated_tokens: Mapping[str, int]) -> list[
         *_timed_out(report),
         *_fallbacks(report),
         *_rate_limited(report),
+        *_left_over(report),
         *_estimate_off(report),
         *_cache_cost(report),
         *(_uncached(model, tokens) for model, tokens in repeated_tokens.items()
@@ -83,12 +85,19 @@ def _lost(report: BatchReport) -> list[Hint]:
     spent = report.money
     if not spent.lost_calls:
         return []
+    jobs = report.provider_jobs
+    lines = [lost for lost in jobs.unanswered if lost.lost] if jobs is not None else []
+    calls = spent.lost_calls - sum(lost.lines for lost in lines)
+    said = [f"{unanswered_line(lost)}." for lost in lines]
+    if calls:
+        said.append(
+            f"The reply of {plural(calls, 'call')} never came, and the provider may have billed "
+            f"{'it' if calls == 1 else 'them'}."
+        )
     return [
         Hint(
             title=f"{plural(spent.lost_calls, 'call')} lost",
-            text="The reply never came, and the provider may have billed "
-            f"{'it' if spent.lost_calls == 1 else 'them'}: up to {money(spent.lost_usd)}, which "
-            "budgets count as spent.",
+            text=f"{' '.join(said)} Budgets count up to {money(spent.lost_usd)} as spent.",
             next_step=f"`batch-pipeline reconcile {report.batch}` replaces the worst case by what "
             "was billed.",
         )
@@ -171,10 +180,36 @@ def _rate_limited(report: BatchReport) -> list[Hint]:
     ]
 
 
+def _left_over_calls(report: BatchReport) -> int:
+    """Real-time calls about rows that provider jobs did not answer."""
+    jobs = report.provider_jobs
+    if jobs is None or report.settings.get("lane") != "batch":
+        return 0
+    unanswered = jobs.unanswered or any(job.lines_failed for job in jobs.jobs)
+    found = {lane.lane: lane.attempts for lane in report.lanes}
+    return found.get("realtime", 0) if unanswered else 0
+
+
+def _left_over(report: BatchReport) -> list[Hint]:
+    calls = _left_over_calls(report)
+    if not calls:
+        return []
+    spent = sum(lane.cost_usd for lane in report.lanes if lane.lane == "realtime")
+    return [
+        Hint(
+            title=f"{plural(calls, 'call')} in real time",
+            text="Provider jobs did not answer all rows, so these were asked in real time at last, "
+            f"at the standard price: {money(spent)}.",
+            next_step="See what the jobs said. `lane_tries` is how often jobs are tried; with "
+            "`realtime_fallback: false` such rows fail instead, and a retry puts them into jobs.",
+        )
+    ]
+
+
 def _estimate_off(report: BatchReport) -> list[Hint]:
     check = report.estimate
-    if check is None or report.fallbacks:
-        # Other models answered, at their prices: that is no fault of the estimate.
+    if check is None or report.fallbacks or _left_over_calls(report):
+        # Another model or lane answered, at its prices: that is no fault of the estimate.
         return []
     for line in check.lines:
         off = line.deviation_percent

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.calls import unpack_bytes
+from batch_pipeline.ledger.jobs import BATCH_LANE, REALTIME_LANE
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import (
     NANO,
@@ -35,6 +36,7 @@ from batch_pipeline.pricing.tokens import estimate_tokens, prompt_texts
 from batch_pipeline.providers.base import ErrorKind
 from batch_pipeline.reports.advice import ENOUGH_TO_CACHE, find_hints, next_step
 from batch_pipeline.reports.fallback import find_fallbacks
+from batch_pipeline.reports.lanes import read_lanes, read_provider_jobs, read_saving
 from batch_pipeline.reports.model import (
     SCHEMA_VERSION,
     AttemptGroup,
@@ -145,6 +147,9 @@ def build_report(
             throughput=reader.throughput(),
             models=models,
             fallbacks=find_fallbacks(connection, ledger.realm, batch),
+            provider_jobs=read_provider_jobs(connection, ledger.realm, batch),
+            lanes=read_lanes(connection, ledger.realm, batch),
+            lane_saving=read_saving(connection, ledger.realm, batch),
             money=read_money(connection, ledger.realm, batch, newest, now),
             prompt_cache=read_prompt_cache(connection, ledger.realm, batch, models),
             estimate=estimate,
@@ -177,6 +182,7 @@ class _Totals:
     attempts: int
     lost: int
     in_flight: int
+    in_flight_realtime: int
     tokens: Tokens
     cost_nano: int
     lost_nano: int
@@ -367,6 +373,12 @@ class _Reader:
                 sa.func.count().label("attempts"),
                 _count_of(AttemptState.LOST).label("lost"),
                 _count_of(AttemptState.SENT).label("in_flight"),
+                _count(
+                    sa.and_(
+                        attempts.c.state == AttemptState.SENT.value,
+                        attempts.c.lane == REALTIME_LANE,
+                    )
+                ).label("in_flight_realtime"),
                 _sum_of(attempts.c.cost_nano, AttemptState.SETTLED).label("cost_nano"),
                 _sum_of(attempts.c.cost_nano, AttemptState.LOST).label("lost_nano"),
                 _sum_of(attempts.c.worst_nano, AttemptState.SENT).label("in_flight_nano"),
@@ -379,6 +391,7 @@ class _Reader:
             attempts=int(row.attempts),
             lost=int(row.lost),
             in_flight=int(row.in_flight),
+            in_flight_realtime=int(row.in_flight_realtime),
             tokens=_tokens(row),
             cost_nano=int(row.cost_nano),
             lost_nano=int(row.lost_nano),
@@ -463,7 +476,8 @@ class _Reader:
         found = {}
         for use in models:
             used_cache = use.tokens.cached_input + use.tokens.cache_write
-            if used_cache or use.attempts_answered < _ENOUGH_CALLS_TO_CACHE:
+            # How close together the lines of a provider job are asked is not ours to choose.
+            if used_cache or use.latency.attempts < _ENOUGH_CALLS_TO_CACHE:
                 continue
             if use.tokens.input / use.attempts_answered < ENOUGH_TO_CACHE:
                 continue
@@ -523,6 +537,7 @@ class _Reader:
         """Nearest rank over settled attempts: the same rule as a chunk's metadata."""
         measured = sa.and_(
             self._attempts,
+            attempts.c.lane == REALTIME_LANE,
             attempts.c.state == AttemptState.SETTLED.value,
             attempts.c.latency_s.is_not(None),
         )
@@ -868,15 +883,16 @@ def _notes(
         notes.append(
             f"Left out of the requests, because the model does not take it: {', '.join(left_out)}."
         )
-    if totals.in_flight:
+    if totals.in_flight_realtime:
         notes.append(
-            f"{totals.in_flight:,} attempts are not known to have ended. If no run is going on, "
-            "the next run finds out what became of them."
+            f"{totals.in_flight_realtime:,} attempts are not known to have ended. If no run is "
+            "going on, the next run finds out what became of them."
         )
     if batch.estimate and estimate is None and totals.attempts:
+        lane = "the batch lane" if batch.estimate.get("lane") == BATCH_LANE else "real time"
         notes.append(
-            f"The estimate was made for route {batch.estimate.get('route')}, and not only that was "
-            "used: it is not compared."
+            f"The estimate was made for route {batch.estimate.get('route')} in {lane}, and not "
+            "only that was used: it is not compared."
         )
     notes += settings.get("warnings", [])
     return notes

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.reports import words
-from batch_pipeline.reports.model import BatchReport, EstimateCheck
+from batch_pipeline.reports.model import BatchReport, EstimateCheck, ProviderJobs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH_PX = 460
+_MAX_JOBS = 5
 _POINTS_PER_INCH = 72
 
 # placeholder -> (CSS variable, colour of a stand-alone image)
@@ -61,7 +62,10 @@ ESTIMATE_TITLE = "Estimate and actual"
 
 def draw_charts(report: BatchReport) -> list[Chart]:
     """Outcomes, cost by model, latency, throughput, and the estimate where there is one."""
-    charts = [_outcomes(report), _cost(report), _latency(report), _throughput(report)]
+    jobs = report.provider_jobs
+    # Lines of provider jobs have no latency: where there is nothing else, the jobs' own time.
+    took = _jobs(jobs) if jobs is not None and not report.latency.attempts else _latency(report)
+    charts = [_outcomes(report), _cost(report), took, _throughput(report)]
     if report.estimate is not None:
         charts.append(_estimate(report.estimate))
     return charts
@@ -134,13 +138,34 @@ def _latency(report: BatchReport) -> Chart:
         _time_axis(axes)
 
     caption = (
-        f"Attempts by time to the whole reply, {words.plural(latency.attempts, 'attempt')}; "
+        f"{'Real-time attempts' if report.provider_jobs else 'Attempts'} by time to the whole "
+        f"reply, {words.plural(latency.attempts, 'attempt')}; "
         f"the slowest took {words.duration(latency.max_s)}."
     )
     if buckets[-1].to_s is None:
         beyond = words.plural(buckets[-1].attempts, "attempt")
         caption += f" The last bar is {beyond} over {words.duration(buckets[-1].from_s)}."
     return _drawn("Latency", caption, 190, draw)
+
+
+def _jobs(jobs: ProviderJobs) -> Chart:
+    ended = [(job, job.took_s) for job in jobs.jobs if job.took_s is not None][-_MAX_JOBS:]
+    caption = f"From submission to end: {words.took_line(jobs)}."
+    if not ended:
+        return Chart("Provider jobs", "None has ended yet.")
+    bars = [
+        _Bar(
+            _shortened(job.job_id),
+            took,
+            f"{words.duration(took)}  ({words.plural(job.rows, 'row')})",
+            _OK if job.ended_as == "succeeded" else _WARN,
+        )
+        for job, took in ended
+    ]
+    if len(ended) == _MAX_JOBS:
+        caption += f" The newest {_MAX_JOBS}:"
+    longest = max(took for _, took in ended) or 1.0
+    return _drawn("Provider jobs", caption, len(bars) * 44 + 8, _horizontal(bars, longest))
 
 
 def _throughput(report: BatchReport) -> Chart:

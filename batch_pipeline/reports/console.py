@@ -161,11 +161,19 @@ def _add_spend(
 
 
 def _add_money(table: Table, report: BatchReport) -> None:
-    """Of the whole batch: who answered, budgets, the prompt cache, the estimate."""
+    """Of the whole batch: who answered, lanes, budgets, the prompt cache, the estimate."""
     called = [use for use in report.models if use.attempts]
     if len(called) > 1 or report.fallbacks:
         answered = [f"{use.model}: {words.plural(use.rows, 'row')}" for use in report.models]
         table.add_row("Answered by", Text("; ".join(answered)))
+    if report.provider_jobs is not None:
+        table.add_row("Provider jobs", words.jobs_line(report.provider_jobs))
+        for lines in report.provider_jobs.unanswered:
+            table.add_row("", words.unanswered_line(lines))
+    if any(lane.lane == "batch" for lane in report.lanes):
+        table.add_row("Lanes", "; ".join(map(words.lane_line, report.lanes)))
+    if report.lane_saving is not None:
+        table.add_row("Batch lane", words.saving_line(report.lane_saving))
     for budget in report.money.budgets:
         scope = "" if budget.scope == "batch" else f" ({words.budget_name(budget)})"
         table.add_row("Budget", Text(f"{words.budget_line(budget)}{scope}"))

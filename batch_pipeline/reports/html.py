@@ -50,6 +50,11 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
         words.count,
         words.deviation,
         words.duration,
+        words.expected_figure,
+        words.job_lines,
+        words.job_state,
+        words.jobs_line,
+        words.lane_name,
         words.limit_line,
         words.moment,
         words.money,
@@ -57,12 +62,16 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
         words.percent,
         words.plural,
         words.saving,
+        words.saving_line,
         words.summary_caption,
+        words.took_line,
+        words.unanswered_line,
     ):
         environment.filters[function.__name__] = function
     environment.filters["with_code"] = with_code
     environment.globals["figure"] = words.figure
     drawn = draw_charts(report) if charts is None else charts
+    problems = words.problems(report)
     # matplotlib's own output, in which it has escaped every text.
     shown = [(chart.title, chart.caption, Markup(chart.svg)) for chart in drawn]
     return environment.get_template("page.html.j2").render(
@@ -71,7 +80,8 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
         estimate_chart=next((chart for chart in shown if chart[0] == ESTIMATE_TITLE), None),
         estimate_names=words.ESTIMATE_NAMES,
         verdict=words.verdict(report),
-        problems=words.problems(report),
+        problems=problems,
+        problems_heading=words.heading(problems, report),
         all_cached=words.all_cached(report),
         simulated_text=words.SIMULATED,
     )

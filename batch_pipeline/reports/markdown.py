@@ -43,6 +43,7 @@ def render_markdown(report: BatchReport, charts: Sequence[Chart] | None = None) 
     blocks += _problems(report)
     blocks += _summary(report)
     blocks += _hints(report)
+    blocks += _provider_jobs(report)
     blocks += _who_answered(report)
     blocks += _estimate(report)
     blocks += _money(report)
@@ -110,7 +111,7 @@ def _problems(report: BatchReport) -> list[str]:
     found = words.problems(report)
     if not found:
         return []
-    blocks = ["## What needs you"]
+    blocks = [f"## {words.heading(found, report)}"]
     for problem in found:
         where = f" ({_text(problem.rows)})" if problem.rows else ""
         line = f"- **{_text(problem.title)}**: {_text(problem.text)}{where}"
@@ -153,6 +154,34 @@ def _hints(report: BatchReport) -> list[str]:
         for hint in report.hints
     ]
     return ["## For the next run", "\n".join(lines)]
+
+
+def _provider_jobs(report: BatchReport) -> list[str]:
+    jobs = report.provider_jobs
+    if jobs is None:
+        return []
+    rows = [
+        [
+            _text(job.job_id),
+            _text(f"{job.model} {job.remote_name or ''}"),
+            words.job_state(job),
+            words.count(job.rows),
+            words.job_lines(job),
+            words.count(job.tokens),
+            words.moment(job.submitted_at),
+            words.duration(job.took_s),
+            words.money(job.cost_usd),
+        ]
+        for job in jobs.jobs[-_MAX_ROWS:]
+    ]
+    names = ["Job", "At the provider", "State", "Rows", "Lines", "Tokens", "Submitted", "Took"]
+    blocks = [
+        "## Provider jobs",
+        _text(f"{words.jobs_line(jobs)}."),
+        _table([*names, "Cost"], rows) + _more(jobs.total, "job"),
+    ]
+    blocks += [f"- {_text(words.unanswered_line(lines))}." for lines in jobs.unanswered]
+    return blocks
 
 
 def _who_answered(report: BatchReport) -> list[str]:
@@ -210,15 +239,19 @@ def _estimate(report: BatchReport) -> list[str]:
 def _money(report: BatchReport) -> list[str]:
     spent = report.money
     lines = []
+    if any(lane.lane == "batch" for lane in report.lanes):
+        lines += [f"- Lane, {words.lane_line(lane)}." for lane in report.lanes]
+    if report.lane_saving is not None:
+        lines.append(f"- The batch lane {words.saving_line(report.lane_saving)}.")
     if spent.lost_calls:
         lines.append(
             f"- Lost: up to {words.money(spent.lost_usd)} for "
-            f"{words.plural(spent.lost_calls, 'call')} whose reply never came. "
+            f"{words.plural(spent.lost_calls, 'call')} whose reply is not there. "
             f"`batch-pipeline reconcile {report.batch}` settles them."
         )
     if spent.reserved_calls:
         calls = words.plural(spent.reserved_calls, "call")
-        lines.append(f"- Reserved now: {words.money(spent.reserved_usd)} for {calls} in flight.")
+        lines.append(f"- Reserved now: {words.money(spent.reserved_usd)} for {calls} under way.")
     if spent.reconciled_calls:
         calls = words.plural(spent.reconciled_calls, "lost call")
         lines.append(f"- Reconciled: {words.money(spent.reconciled_usd)} for {calls}.")

@@ -61,7 +61,7 @@ class LatencyBucket(_Part):
 
 
 class Latency(_Part):
-    """How long attempts took from sending to the whole reply; those without a reply left out."""
+    """How long real-time attempts took from sending to the whole reply; those without left out."""
 
     attempts: int = Field(description="Attempts measured: the denominator of the percentiles.")
     p50_s: float | None = Field(description="Half of the attempts took at most this many seconds.")
@@ -171,7 +171,9 @@ class Money(_Part):
     )
     lost_calls: int = Field(description="How many such calls.")
     reserved_usd: float = Field(description="Worst case of calls in flight now, in USD.")
-    reserved_calls: int = Field(description="How many are in flight now.")
+    reserved_calls: int = Field(
+        description="How many are in flight now, lines of provider jobs included."
+    )
     reconciled_usd: float = Field(
         description="Of `settled_usd`, lost calls whose cost was reconciled."
     )
@@ -218,7 +220,10 @@ class EstimateLine(_Part):
     low: float | None = Field(description="The least it should come to; null: not estimated.")
     expected: float | None = Field(description="What it should come to; null: unknown.")
     worst: float | None = Field(description="The most it should come to; null: not estimated.")
-    actual: float = Field(description="What it came to, over all runs.")
+    actual: float = Field(
+        description="What it came to, over all runs; `seconds` of the batch lane are from the "
+        "first line's submission to the last answer's collection."
+    )
     deviation_percent: float | None = Field(
         description="(actual - expected) / expected, in percent; null while rows are pending, or "
         "where nothing was expected."
@@ -229,6 +234,7 @@ class EstimateCheck(_Part):
     """The estimate that was made for this batch, beside what the batch took."""
 
     route: str = Field(description="The route of both.")
+    lane: Literal["realtime", "batch"] = Field(default="realtime", description="The lane of both.")
     made: str = Field(description="When it was made: `ingest`, or `sample` after a sample run.")
     made_at: datetime = Field(description="The moment (UTC).")
     rows: int = Field(description="Rows estimated.")
@@ -257,6 +263,97 @@ class Hint(_Part):
     title: str = Field(description="What was found, in short.")
     text: str = Field(description="The same in a sentence.")
     next_step: str = Field(description="What a user can do about it.")
+
+
+class JobReport(_Part):
+    """One provider job: lines that went up to a provider's Batch API together."""
+
+    job_id: str = Field(description="Our name of it.")
+    provider: str = Field(description="The provider that has it.")
+    model: str = Field(description="`provider/model`, with the base URL if not its own.")
+    remote_name: str | None = Field(description="The provider's name of it; null: not created yet.")
+    state: str = Field(
+        description="`intended`, `uploaded`, `creating`, `submitted`, `ended` (its answers wait to "
+        "be collected), `collected`, or `abandoned` (never created)."
+    )
+    ended_as: str = Field(
+        description="`succeeded`, `failed`, `expired`, `cancelled`, `gone` (the provider no longer "
+        "has it) or `never created`; empty while it has not ended."
+    )
+    rows: int = Field(description="Rows that it asks about.")
+    lines: int = Field(description="Its requests: the next four, and those still open, add up.")
+    lines_answered: int = Field(
+        description="Those with a reply; until it is collected, as the provider counts."
+    )
+    lines_failed: int = Field(description="Those that the provider refused or failed at.")
+    lines_not_asked: int = Field(description="Those that were never asked, and cost nothing.")
+    lines_lost: int = Field(description="Those without a result that may have been billed.")
+    tokens: int = Field(description="Prompt tokens of its lines, estimated.")
+    submitted_at: datetime | None = Field(description="When the provider took it (UTC).")
+    ended_at: datetime | None = Field(description="When the provider was done with it (UTC).")
+    collected_at: datetime | None = Field(description="When its answers were here (UTC).")
+    took_s: float | None = Field(description="From submission to its end; null: not ended.")
+    cost_usd: float = Field(description="Cost of its lines so far, in USD.")
+    lost_cost_usd: float = Field(description="Worst case of its lost lines, in USD.")
+    error: str = Field(description="What the provider said was wrong (the first 500 characters).")
+
+
+class UnansweredLines(_Part):
+    """Lines of provider jobs that ended without an answer for the same cause."""
+
+    cause: Literal["expired", "cancelled", "failed", "gone", "missing", "not_submitted"] = Field(
+        description="What became of them; `gone`: the provider no longer had the results; "
+        "`missing`: the results did not have them; `not_submitted`: their job was never created."
+    )
+    lost: bool = Field(description="True: they may have been billed. False: they cost nothing.")
+    lines: int = Field(description="How many.")
+    rows: int = Field(description="Rows that they asked about; these were asked again, or failed.")
+    worst_usd: float = Field(description="What lost ones may have cost at most, in USD.")
+    text: str = Field(description="The same in words.")
+
+
+class ProviderJobs(_Part):
+    """The batch's jobs at providers' Batch APIs."""
+
+    total: int = Field(description="How many; the next four add up to it.")
+    open: int = Field(description="On their way up, or with the provider.")
+    ended: int = Field(description="Done, and not collected yet.")
+    collected: int = Field(description="Done, and their answers are here.")
+    abandoned: int = Field(description="Never created: their rows went elsewhere.")
+    failed: int = Field(
+        description="Of all, those that failed, expired, were cancelled or never created."
+    )
+    cancelling: int = Field(description="Of the open ones, those that were asked to end.")
+    rows_under_way: int = Field(description="Rows in jobs that are not collected.")
+    took_p50_s: float | None = Field(
+        description="Half of the jobs that ended took at most this many seconds; null: none ended."
+    )
+    took_p90_s: float | None = Field(description="90 % of them took at most this many seconds.")
+    jobs: list[JobReport] = Field(description="The newest 100, oldest first.")
+    unanswered: list[UnansweredLines] = Field(
+        description="Lines that ended without an answer, by cause."
+    )
+
+
+class LaneUse(_Part):
+    """What went through one lane."""
+
+    lane: Literal["realtime", "batch"] = Field(description="Which lane.")
+    attempts: int = Field(description="Wire calls, or lines of provider jobs.")
+    tokens: Tokens = Field(description="Tokens that they were billed.")
+    cost_usd: float = Field(description="Cost of those that came back, in USD.")
+    lost_cost_usd: float = Field(description="Worst case of lost ones, in USD.")
+    reserved_usd: float = Field(description="Worst case of those under way, in USD.")
+
+
+class LaneSaving(_Part):
+    """What the batch lane saved, computed: the same tokens at the standard price."""
+
+    lines: int = Field(description="Paid lines of provider jobs whose standard price is known.")
+    standard_usd: float = Field(description="What they would have cost in real time, in USD.")
+    paid_usd: float = Field(description="What they cost, in USD.")
+    saved_usd: float = Field(description="The difference, in USD.")
+    saved_share: float | None = Field(description="saved / standard.")
 
 
 class AttemptGroup(_Part):
@@ -331,8 +428,9 @@ class RunReport(_Part):
 
     run_id: str = Field(description="Its id, in the Dagster UI too.")
     status: str = Field(
-        description="`running`, `done`, `interrupted`, `stopped`, `crashed`, `budget` or "
-        "`daily_limit` (what is left waits for more money or another day)."
+        description="`running`, `done`, `submitted` (rows are in provider jobs), `interrupted`, "
+        "`stopped`, `crashed`, `budget` or `daily_limit` (what is left waits for more money or "
+        "another day)."
     )
     message: str = Field(description="Why it stopped, in words; empty when done.")
     started_at: datetime = Field(description="When it started (UTC).")
@@ -370,7 +468,9 @@ class BatchReport(_Part):
     requests: int = Field(description="LLM requests sent for this batch.")
     attempts: int = Field(description="Wire calls sent for them: the unit of spend.")
     attempts_lost: int = Field(description="Of `attempts`, those whose reply never came.")
-    attempts_in_flight: int = Field(description="Of `attempts`, those not known to have ended.")
+    attempts_in_flight: int = Field(
+        description="Of `attempts`, those not known to have ended, lines of provider jobs included."
+    )
     tokens: Tokens = Field(description="Tokens of this batch's attempts.")
     cost_usd: float = Field(description="Cost of the attempts that came back, in USD.")
     lost_cost_usd: float = Field(
@@ -387,16 +487,29 @@ class BatchReport(_Part):
         description="Seconds of waiting for rate limits, summed over attempts, which wait side by "
         "side: it can exceed `wall_s`."
     )
-    latency: Latency = Field(description="Latency of this batch's attempts.")
+    latency: Latency = Field(
+        description="Latency of this batch's real-time attempts; provider jobs are in "
+        "`provider_jobs`."
+    )
     throughput: Throughput = Field(description="Rows and attempts over time.")
     models: list[ModelUse] = Field(description="By model, the dearest first.")
     fallbacks: list[Fallback] = Field(
         description="Rows that were not answered by the first model of their route, and why."
     )
+    provider_jobs: ProviderJobs | None = Field(
+        default=None, description="Jobs at providers' Batch APIs; null: none."
+    )
+    lanes: list[LaneUse] = Field(
+        default=[], description="What went through each lane that was used, real time first."
+    )
+    lane_saving: LaneSaving | None = Field(
+        default=None,
+        description="What the batch lane saved; null: not used, or a price is not known.",
+    )
     money: Money = Field(description="What was paid, may have been paid, and may be.")
     prompt_cache: PromptCache = Field(description="What providers' prompt caches saved.")
     estimate: EstimateCheck | None = Field(
-        description="Estimate against actual; null: none was made, or for another route."
+        description="Estimate against actual; null: none was made, or for another route or lane."
     )
     limits: list[LimitUsed] = Field(
         description="Rate limits of the last run by its settings; what replies taught it is in its "

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from batch_pipeline.ledger.batches import Batch
+from batch_pipeline.ledger.jobs import BATCH_LANE, REALTIME_LANE
 from batch_pipeline.ledger.spend import Account, Scope, read_balance
 from batch_pipeline.ledger.tables import NANO, AttemptState, attempts
 from batch_pipeline.limits.days import day_of
@@ -21,6 +22,7 @@ from batch_pipeline.pricing.prices import find_pricer
 from batch_pipeline.providers.base import Usage
 from batch_pipeline.providers.registry import parse_route
 from batch_pipeline.reports.fallback import bare_label, named_models
+from batch_pipeline.reports.lanes import lanes_of_runs
 from batch_pipeline.reports.model import (
     BudgetUse,
     CacheUse,
@@ -234,10 +236,15 @@ def check_estimate(
         wall_s: seconds that its runs took.
 
     Returns:
-        None where there is no estimate, or it was made for another route.
+        None where there is no estimate, or it was made for another route or lane.
     """
     made = batch.estimate
     if not made or routes != {made.get("route")}:
+        return None
+    # Estimates of older versions were of real time. A sample is asked in real time before the
+    # estimate is made, whatever its lane.
+    lane = made.get("lane", REALTIME_LANE)
+    if lanes_of_runs(connection, realm, batch, made["made_at"]) - {lane}:
         return None
     actual = connection.execute(
         sa.select(
@@ -259,6 +266,8 @@ def check_estimate(
                 ),
                 0,
             ).label("cost_nano"),
+            sa.func.min(attempts.c.sent_at).label("first_at"),
+            sa.func.max(attempts.c.settled_at).label("last_at"),
         ).where(
             attempts.c.realm == realm,
             attempts.c.batch_id == batch.batch_id,
@@ -267,6 +276,9 @@ def check_estimate(
         )
     ).one()
     complete = pending <= int(made.get("left_pending", 0))
+    if lane == BATCH_LANE:
+        # No run of ours lasts while a provider works.
+        wall_s = max(0.0, (actual.last_at or 0.0) - (actual.first_at or 0.0))
     low, expected, worst = made["low"], made["expected"], made["worst"]
     basis = made["basis"]
 
@@ -287,6 +299,7 @@ def check_estimate(
 
     return EstimateCheck(
         route=made["route"],
+        lane=lane,
         made=made["made"],
         made_at=datetime.fromtimestamp(made["made_at"], UTC),
         rows=made["rows"],
@@ -300,7 +313,16 @@ def check_estimate(
             line("cached_input_tokens", int(actual.cached_input_tokens)),
             line("output_tokens", int(actual.output_tokens)),
             line("cost_usd", int(actual.cost_nano) / NANO),
-            line("seconds", wall_s, made["seconds"]),
+            line("seconds", wall_s, made["seconds"])
+            if made.get("seconds_known", True)
+            else EstimateLine(
+                name="seconds",
+                low=None,
+                expected=None,
+                worst=made["seconds"],
+                actual=wall_s,
+                deviation_percent=None,
+            ),
         ],
     )
 

@@ -15,9 +15,15 @@ from batch_pipeline.reports.model import (
     BatchReport,
     BudgetUse,
     EstimateCheck,
+    EstimateLine,
+    JobReport,
+    LaneSaving,
+    LaneUse,
     LimitUsed,
     PromptCache,
+    ProviderJobs,
     RunReport,
+    UnansweredLines,
 )
 from batch_pipeline.workloads.summary import SummaryFigure, SummaryTable
 
@@ -106,6 +112,13 @@ def figure(name: str, value: float | None) -> str:
     if name == "cost_usd":
         return money(value)
     return duration(value) if name == "seconds" else count(round(value))
+
+
+def expected_figure(line: EstimateLine) -> str:
+    """What was expected; `at most 24 h 00 min` where only a bound is known."""
+    if line.expected is None and line.worst is not None:
+        return f"at most {figure(line.name, line.worst)}"
+    return figure(line.name, line.expected)
 
 
 def deviation(off_percent: float | None) -> str:
@@ -197,6 +210,96 @@ def limit_line(limit: LimitUsed) -> str:
     return f"{limit.amount:,.0f} {UNITS.get(limit.dimension, limit.dimension)} ({source})"
 
 
+_JOB_STATES = {
+    "intended": "to be submitted",
+    "uploaded": "being submitted",
+    "creating": "being submitted",
+    "submitted": "with the provider",
+    "ended": "to be collected",
+}
+
+
+def job_state(job: JobReport) -> str:
+    """`with the provider`, `to be collected`, and once it is collected how it ended."""
+    if job.state == "ended" and job.ended_as != "succeeded":
+        return f"{job.ended_as}, to be collected"
+    return _JOB_STATES.get(job.state) or job.ended_as
+
+
+def job_lines(job: JobReport) -> str:
+    """`8 of 10 answered, 2 failed`."""
+    parts = [f"{count(job.lines_answered)} of {count(job.lines)} answered"]
+    parts += [
+        f"{count(number)} {name}"
+        for number, name in (
+            (job.lines_failed, "failed"),
+            (job.lines_not_asked, "not asked"),
+            (job.lines_lost, "lost"),
+        )
+        if number
+    ]
+    return ", ".join(parts)
+
+
+def jobs_line(jobs: ProviderJobs) -> str:
+    """`12 (3 open, 1 to be collected, 8 collected), 40 rows under way; half took at most 9 s`."""
+    states = [
+        f"{count(number)} {name}"
+        for number, name in (
+            (jobs.open, "open"),
+            (jobs.ended, "to be collected"),
+            (jobs.collected, "collected"),
+            (jobs.abandoned, "never created"),
+        )
+        if number
+    ]
+    text = f"{count(jobs.total)} ({', '.join(states)})"
+    if jobs.failed > jobs.abandoned:
+        text += f", {count(jobs.failed - jobs.abandoned)} failed, expired or cancelled"
+    if jobs.rows_under_way:
+        text += f", {plural(jobs.rows_under_way, 'row')} under way"
+    return f"{text}; {took_line(jobs)}" if jobs.took_p50_s is not None else text
+
+
+def took_line(jobs: ProviderJobs) -> str:
+    """`half took at most 2 min 05 s, 90 % at most 9 min 12 s`; `took 9 s` of a single one."""
+    if jobs.took_p50_s is None:
+        return "none has ended yet"
+    if jobs.total == 1:
+        return f"took {duration(jobs.took_p50_s)}"
+    return (
+        f"half took at most {duration(jobs.took_p50_s)}, 90 % at most {duration(jobs.took_p90_s)}"
+    )
+
+
+def unanswered_line(lines: UnansweredLines) -> str:
+    """`4 lines (40 rows) expired at the provider before they were asked; they cost nothing`."""
+    text = f"{plural(lines.lines, 'line')} ({plural(lines.rows, 'row')}) {lines.text}"
+    return f"{text}, at most {money(lines.worst_usd)}" if lines.lost else text
+
+
+def lane_name(lane: str) -> str:
+    """`Real time`, `Batch`."""
+    return "Batch" if lane == "batch" else "Real time"
+
+
+def lane_line(lane: LaneUse) -> str:
+    """`batch $0.0045 for 4 lines`."""
+    one = "line" if lane.lane == "batch" else "call"
+    return f"{lane_name(lane.lane).lower()} {money(lane.cost_usd)} for {plural(lane.attempts, one)}"
+
+
+def saving_line(found: LaneSaving) -> str:
+    """`saved $0.0045 (50.0 %): the same tokens cost $0.0090 at the standard price (computed)`."""
+    share = f" ({percent(abs(found.saved_share))})" if found.saved_share is not None else ""
+    what = "saved" if found.saved_usd >= 0 else "cost more by"
+    return (
+        f"{what} {money(abs(found.saved_usd))}{share}: the same tokens of "
+        f"{plural(found.lines, 'line')} cost {money(found.standard_usd)} at the standard price "
+        "(computed)"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a batch stands, in one phrase."""
@@ -208,12 +311,14 @@ class Verdict:
 def verdict(report: BatchReport) -> Verdict:
     """The phrase under a report's title."""
     outcomes = report.outcomes
+    under_way = _under_way(report)
     left = [
         plural(number, "row") + f" {name}"
-        for name, number in (
-            ("failed", outcomes.failed),
-            ("blocked", outcomes.blocked),
-            ("pending", outcomes.pending),
+        for number, name in (
+            (outcomes.failed, "failed"),
+            (outcomes.blocked, "blocked"),
+            (under_way, "in provider jobs"),
+            (outcomes.pending - under_way, "pending"),
         )
         if number
     ]
@@ -223,6 +328,8 @@ def verdict(report: BatchReport) -> Verdict:
     newest = _newest(report)
     if newest is not None and newest.status in _OUT_OF and outcomes.pending:
         left.insert(0, _OUT_OF[newest.status])
+    elif _goes_on(report):
+        left.insert(0, "Submitted")
     return Verdict("bad" if outcomes.failed else "warn", ", ".join(left))
 
 
@@ -257,6 +364,7 @@ def problems(report: BatchReport) -> list[Problem]:
     """What stopped the newest run, what is left to do, and why rows ended without a result."""
     found = []
     newest = _newest(report)
+    under_way = _under_way(report)
     retry = f"Run `batch-pipeline retry {report.batch}`: finished rows cost nothing."
     if newest is not None and newest.status in ("stopped", "interrupted", "crashed"):
         text = newest.message or "It was asked to stop; what was in flight is settled."
@@ -273,6 +381,8 @@ def problems(report: BatchReport) -> list[Problem]:
         )
         found.append(Problem(_OUT_OF[newest.status], _without_title(newest), "", step))
         retry = ""
+    if _goes_on(report):
+        found.append(_going_on(report, under_way))
     for cause in report.errors:
         shown = ", ".join(f"{row.number} ({row.item_id[:60]})" for row in cause.examples)
         more = "rows " if len(cause.examples) > 1 else "row "
@@ -284,16 +394,67 @@ def problems(report: BatchReport) -> list[Problem]:
                 cause.next_step,
             )
         )
-    if report.outcomes.pending:
+    pending = report.outcomes.pending - under_way
+    if pending and not (newest is not None and newest.status == _SUBMITTED):
         found.append(
             Problem(
-                f"{plural(report.outcomes.pending, 'row')} pending",
+                f"{plural(pending, 'row')} pending",
                 "They have not been asked about yet.",
                 "",
                 retry,
             )
         )
     return found
+
+
+_SUBMITTED = "submitted"
+
+
+def _under_way(report: BatchReport) -> int:
+    """Pending rows that provider jobs ask about."""
+    jobs = report.provider_jobs
+    return 0 if jobs is None else min(jobs.rows_under_way, report.outcomes.pending)
+
+
+def _goes_on(report: BatchReport) -> bool:
+    """Whether rows are in provider jobs, or wait until they can be."""
+    newest = _newest(report)
+    submitted = newest is not None and newest.status == _SUBMITTED
+    return bool(_under_way(report) or (submitted and report.outcomes.pending))
+
+
+def _going_on(report: BatchReport, under_way: int) -> Problem:
+    """Rows of the batch lane, and who goes on with them."""
+    jobs, newest = report.provider_jobs, _newest(report)
+    waiting = report.outcomes.pending - under_way
+    said = []
+    if jobs is not None and jobs.ended:
+        said.append(
+            f"{plural(jobs.ended, 'provider job')} ended: {'its' if jobs.ended == 1 else 'their'} "
+            "answers wait to be collected."
+        )
+    if jobs is not None and jobs.open:
+        said.append(f"{plural(jobs.open, 'provider job')} not ended yet.")
+    if waiting and newest is not None and newest.status == _SUBMITTED:
+        wait = "waits" if waiting == 1 else "wait"
+        said.append(f"{plural(waiting, 'further row')} {wait} for room in jobs, or for answers.")
+    said.append(
+        "While the Dagster daemon runs (`make dev`), its sensor collects answers and submits what "
+        "waits; nothing is to be done."
+    )
+    return Problem(
+        f"{plural(under_way, 'row')} in provider jobs",
+        " ".join(said),
+        "",
+        f"Without the daemon: `batch-pipeline batches collect {report.batch}`, now and again.",
+    )
+
+
+def heading(found: list[Problem], report: BatchReport) -> str:
+    """What stands over the problems."""
+    if not found:
+        return "Nothing needs you"
+    return "What is under way" if len(found) == 1 and _goes_on(report) else "What needs you"
 
 
 def _without_title(run: RunReport) -> str:

@@ -15,11 +15,13 @@ from itertools import islice
 from typing import Any
 
 from batch_pipeline.engine.job import Endpoint
+from batch_pipeline.engine.lanes.choice import expected_job_s
 from batch_pipeline.engine.packing import Packer
 from batch_pipeline.engine.step import Step
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch, Item, find_batch, read_items, stream_items
 from batch_pipeline.ledger.calls import PauseKey, find_results
+from batch_pipeline.ledger.jobs import durations
 from batch_pipeline.ledger.overview import (
     PastCall,
     answered_models,
@@ -42,7 +44,7 @@ from batch_pipeline.pricing.calibration import (
     prefix_of_calls,
     scale_of_calls,
 )
-from batch_pipeline.pricing.prices import find_pricer
+from batch_pipeline.pricing.prices import find_model_pricer, find_pricer
 from batch_pipeline.pricing.tokens import estimate_body_tokens, estimate_tokens
 from batch_pipeline.providers.anthropic import CACHE_FROM_CHARACTERS
 from batch_pipeline.providers.base import LlmRequest, Usage
@@ -51,6 +53,7 @@ from batch_pipeline.providers.registry import (
     PROVIDERS,
     MissingKeyError,
     ModelRef,
+    batch_limits,
     find_provider,
     parse_route,
     resolve_access,
@@ -58,6 +61,7 @@ from batch_pipeline.providers.registry import (
 from batch_pipeline.workloads.config import WorkloadConfig
 from batch_pipeline.workloads.estimate import (
     Estimate,
+    JobPlan,
     Lookup,
     Pace,
     PlannedRow,
@@ -70,10 +74,12 @@ from batch_pipeline.workloads.estimate import (
 )
 from batch_pipeline.workloads.runner import (
     content_id,
+    deadline_at,
+    enqueued_tokens_of,
     new_items,
     require_batch,
     resolve_route,
-    resolve_step,
+    resolve_steps,
 )
 
 MOST_ROWS_AT_INGEST = 20_000
@@ -134,10 +140,11 @@ def estimate_target(
         The estimates in the order of the routes, and the batch if it is in the ledger already.
 
     Raises:
-        UsageError: the table cannot be read, a route is none, or there is no such batch.
+        UsageError: the table cannot be read, a route is none, there is no such batch, or the
+            workload has several steps.
     """
     known = _known_batch(ledger, config, target)
-    step = resolve_step(config)
+    step = only_step(config)
 
     @cache
     def sample() -> list[list[Question]]:
@@ -154,8 +161,11 @@ def estimate_ingested(ledger: Ledger, config: WorkloadConfig, batch: Batch) -> E
     """Estimate a batch by its own route without asking a provider.
 
     A batch of more than MOST_ROWS_AT_INGEST rows is estimated from rows spread over it.
+
+    Raises:
+        UsageError: the workload has several steps.
     """
-    step = resolve_step(config)
+    step = only_step(config)
     plan = _plan(ledger, config, step, config.route, list, None)
     if batch.row_count <= MOST_ROWS_AT_INGEST:
         items: Iterable[Item] = stream_items(ledger, batch.batch_id)
@@ -166,6 +176,22 @@ def estimate_ingested(ledger: Ledger, config: WorkloadConfig, batch: Batch) -> E
     rows = planned_from_batch(items, include_blocked=config.include_blocked)
     found = estimate_routes(rows, step, [plan], limit=config.limit)[0]
     return found.scaled_to(batch.row_count)
+
+
+def only_step(config: WorkloadConfig) -> Step:
+    """The workload's one LLM task.
+
+    Raises:
+        UsageError: it has several: what the later ones are asked depends on answers of the first.
+    """
+    steps = resolve_steps(config)
+    if len(steps) > 1:
+        raise UsageError(
+            f"Estimates cover workloads of one step so far, and {config.workload} has "
+            f"{len(steps)}: what the later ones are asked depends on the answers of the first.",
+            "Run some rows with --limit, and read what they came to with `batch-pipeline report`.",
+        )
+    return steps[0]
 
 
 def stored_estimate(found: Estimate, made: str, at: float) -> dict[str, Any]:
@@ -244,7 +270,10 @@ def _plan(
     simulator: Callable[[], str | None] | None,
 ) -> RoutePlan:
     models = _models(config, route, ledger)
-    first, label = models[0].ref, models[0].label
+    # The lane `batch` passes over models that have no Batch API.
+    in_jobs = [model for model in models if batch_limits(model.ref.provider) is not None]
+    asked = in_jobs[0] if config.lane == "batch" and in_jobs else models[0]
+    first, label = asked.ref, asked.label
     with ledger.read() as connection:
         calls = call_history(connection, ledger.realm, config.workload, step.name, [label])
         others = (
@@ -261,21 +290,57 @@ def _plan(
     pricer = find_pricer(first.provider, first.model)
     if pricer is None:
         notes.append(f"No price is known for {first}: docs/estimate.md says how to add one.")
+    jobs = _job_plan(ledger, config, asked)
+    if jobs is None:
+        notes.append(f"{first.provider} has no Batch API: there is real time only.")
+    elif jobs.price is None:
+        notes.append(
+            f"No batch price is known for {first}, and the standard price is not taken in its "
+            "place: docs/estimate.md says how to add one."
+        )
+    now = ledger.clock.now()
+    at = deadline_at(config.deadline, now) if config.lane == "auto" else None
     return RoutePlan(
         route=route,
         model=label,
         lookup=_lookup(ledger, config.workload, [model.label for model in models]),
         pace=Pace(
-            _present_limits(ledger, models[0]),
+            _present_limits(ledger, asked),
             None if config.workers == "auto" else config.workers,
         ),
-        price=None if pricer is None else partial(_price_at, pricer, ledger.clock.now()),
+        price=None if pricer is None else partial(_price_at, pricer, now),
         base_tokens=_body_tokens(first, probe),
         input=scale,
         output=_output_scale(step, calls, others),
         prefix=prefix_of_calls(calls) or _likely_prefix(first, step, scale),
-        latency_s=mean_latency_s(calls),
+        # A line of a provider job has no latency of its own.
+        latency_s=mean_latency_s([call for call in calls if call.latency_s]),
         notes=tuple(notes),
+        lane=config.lane,
+        realtime=asked is models[0],
+        jobs=jobs,
+        deadline_s=None if at is None else at - now,
+    )
+
+
+def _job_plan(ledger: Ledger, config: WorkloadConfig, model: _Model) -> JobPlan | None:
+    """How provider jobs of a model go, by the last ones; None where it has no Batch API."""
+    ref = model.ref
+    if batch_limits(ref.provider) is None:
+        return None
+    with ledger.read() as connection:
+        took = durations(connection, ledger.realm, ref.provider, model.label)
+    job_s = expected_job_s(took)
+    pricer = find_model_pricer(ref.provider, ref.model, "batch")
+    now = ledger.clock.now()
+    return JobPlan(
+        price=None if pricer is None else partial(_price_at, pricer.cost_nano, now),
+        job_s=job_s,
+        # Too few jobs tell nothing, and what providers promise stands in for them.
+        jobs_known=len(took) if job_s in took else 0,
+        window=enqueued_tokens_of(config, ref),
+        max_jobs=config.max_jobs,
+        job_items=config.job_items,
     )
 
 

@@ -10,15 +10,18 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from batch_pipeline.engine.keys import KeyMaker
+from batch_pipeline.engine.lanes.batch import MOST_ITEMS
+from batch_pipeline.engine.lanes.choice import TARGET_S, takes_batch_lane
 from batch_pipeline.engine.packing import Packer
 from batch_pipeline.engine.step import Step
 from batch_pipeline.ledger.batches import INPUT_ERROR, Item, NewItem
 from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.limits.rates import Rates
 from batch_pipeline.pricing.calibration import NO_PREFIX, CachedPrefix, InputScale, OutputScale
+from batch_pipeline.pricing.prices import Lane
 from batch_pipeline.pricing.tokens import estimate_item_tokens
 from batch_pipeline.providers.base import Usage
 
@@ -91,6 +94,49 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPlan:
+    """How a model's provider jobs go.
+
+    Attributes:
+        price: nano-USD of one line; None where no batch price is known.
+        job_s: seconds that a job takes.
+        jobs_known: earlier jobs that say so; 0 where it is what providers promise.
+        window: prompt tokens that may be in unfinished jobs; None where no limit is known.
+        max_jobs: unfinished jobs at a time.
+        job_items: rows in a job at most; None is by size.
+    """
+
+    price: Callable[[Usage], int] | None
+    job_s: float = TARGET_S
+    jobs_known: int = 0
+    window: int | None = None
+    max_jobs: int = 90
+    job_items: int | None = None
+
+    def time(self, rows: int, tokens: int) -> tuple[float, str]:
+        """Seconds until the jobs of so many rows have ended, and what that rests on, in words."""
+        if not rows:
+            return 0.0, ""
+        rounds, room = 1, ""
+        if self.window is not None:
+            rounds = math.ceil(tokens / self.window)
+            room = f"{self.window:,} prompt tokens in jobs"
+        # By tokens a job is small enough that max_jobs of them fill the window: rows may not be.
+        by_count = math.ceil(math.ceil(rows / (self.job_items or MOST_ITEMS)) / self.max_jobs)
+        if by_count > rounds:
+            rounds, room = by_count, f"{self.max_jobs:,} unfinished jobs"
+        rounds = max(1, rounds)
+        said = (
+            f"provider jobs, of which 90 % of the last {self.jobs_known:,} took no longer"
+            if self.jobs_known
+            else "what providers promise for a job: 24 hours"
+        )
+        if rounds > 1:
+            said += f"; {rounds:,} times that, for {room} at a time"
+        return rounds * self.job_s, said
+
+
+@dataclass(frozen=True, slots=True)
 class RoutePlan:
     """One route to estimate.
 
@@ -106,6 +152,10 @@ class RoutePlan:
         prefix: the part of the prompt that it keeps.
         latency_s: seconds of a call; None where unknown.
         notes: what the user should know about all this.
+        lane: how a run's calls would travel.
+        realtime: whether this model is the one that is asked in real time as well.
+        jobs: how its provider jobs go; None where it has no Batch API.
+        deadline_s: for lane `auto`: seconds until every row must have ended; None is whenever.
     """
 
     route: str
@@ -119,6 +169,10 @@ class RoutePlan:
     prefix: CachedPrefix = NO_PREFIX
     latency_s: float | None = None
     notes: tuple[str, ...] = ()
+    lane: Literal["realtime", "batch", "auto"] = "realtime"
+    realtime: bool = True
+    jobs: JobPlan | None = None
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +253,71 @@ class Basis:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneFigures:
+    """What a run would cost and take in one lane.
+
+    Attributes:
+        lane: `realtime` or `batch`.
+        low: the least that it may come to.
+        expected: what it should come to.
+        worst: every answer at its bound, each request once, nothing from the prompt cache.
+        seconds: expected wall time; in the batch lane until the last job has ended.
+        seconds_known: whether that is expected; otherwise it is the most that providers promise.
+        bound_by: what the time is bound by, in words.
+        jobs: how the provider jobs go; None in real time.
+    """
+
+    lane: Lane = "realtime"
+    low: Amount = Amount()
+    expected: Amount = Amount()
+    worst: Amount = Amount()
+    seconds: float = 0.0
+    seconds_known: bool = True
+    bound_by: str = ""
+    jobs: JobPlan | None = None
+
+    def plus(self, spent: Amount) -> LaneFigures:
+        """With what was spent before."""
+        return replace(
+            self,
+            low=self.low.plus(spent),
+            expected=self.expected.plus(spent),
+            worst=self.worst.plus(spent),
+        )
+
+    def scaled(self, factor: float, to_ask: int) -> LaneFigures:
+        """The same for `factor` times the rows, of which `to_ask` need a call."""
+        expected = self.expected.times(factor)
+        seconds, bound_by = self.seconds * factor, self.bound_by
+        if self.jobs is not None:
+            seconds, bound_by = self.jobs.time(to_ask, expected.input_tokens)
+        return replace(
+            self,
+            low=self.low.times(factor),
+            expected=expected,
+            worst=self.worst.times(factor),
+            seconds=seconds,
+            bound_by=bound_by,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "lane": self.lane,
+            "low": self.low.to_dict(),
+            "expected": self.expected.to_dict(),
+            "worst": self.worst.to_dict(),
+            "seconds": round(self.seconds, 1),
+            "seconds_known": self.seconds_known,
+            "bound_by": self.bound_by,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run by one route would do; done to unusable, without questions, add up to rows.
+
+    The figures `low` to `bound_by` are of the lane that the run would take.
 
     Attributes:
         route: as the user wrote it.
@@ -217,11 +334,8 @@ class Estimate:
         unusable: rows that cannot be read.
         misses: why rows of `to_ask` have no stored answer, counted over questions.
         requests: calls when nothing goes wrong.
-        low: the least that it may come to.
-        expected: what it should come to.
-        worst: every answer at its bound, each request once, nothing from the prompt cache.
-        seconds: expected wall time.
-        bound_by: what the time is bound by, in words.
+        lane: the lane that the run would take.
+        lanes: the figures of every lane that it could take, real time first.
         rows_read: rows that were looked at; fewer than `rows` where the rest is extrapolated.
     """
 
@@ -239,12 +353,39 @@ class Estimate:
     unusable: int = 0
     misses: dict[str, int] = field(default_factory=dict)
     requests: int = 0
-    low: Amount = Amount()
-    expected: Amount = Amount()
-    worst: Amount = Amount()
-    seconds: float = 0.0
-    bound_by: str = ""
+    lane: Lane = "realtime"
+    lanes: tuple[LaneFigures, ...] = (LaneFigures(),)
     rows_read: int = 0
+
+    @property
+    def figures(self) -> LaneFigures:
+        """The figures of the lane that the run would take."""
+        return next(one for one in self.lanes if one.lane == self.lane)
+
+    @property
+    def low(self) -> Amount:
+        """The least that it may come to."""
+        return self.figures.low
+
+    @property
+    def expected(self) -> Amount:
+        """What it should come to."""
+        return self.figures.expected
+
+    @property
+    def worst(self) -> Amount:
+        """The most that it may come to, each request once."""
+        return self.figures.worst
+
+    @property
+    def seconds(self) -> float:
+        """How long it should take."""
+        return self.figures.seconds
+
+    @property
+    def bound_by(self) -> str:
+        """What the time is bound by, in words."""
+        return self.figures.bound_by
 
     @property
     def cost_usd(self) -> float | None:
@@ -257,16 +398,14 @@ class Estimate:
             return self
         factor = rows / self.rows
         counts = ("done", "cached", "to_ask", "questions", "left_pending", "blocked", "skipped")
+        to_ask = round(self.to_ask * factor)
         return replace(
             self,
             rows=rows,
             **{name: round(getattr(self, name) * factor) for name in (*counts, "unusable")},
             misses={reason: round(count * factor) for reason, count in self.misses.items()},
             requests=round(self.requests * factor),
-            low=self.low.times(factor),
-            expected=self.expected.times(factor),
-            worst=self.worst.times(factor),
-            seconds=self.seconds * factor,
+            lanes=tuple(one.scaled(factor, to_ask) for one in self.lanes),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -275,11 +414,8 @@ class Estimate:
         more = ("blocked", "skipped", "unusable", "misses", "requests")
         return {
             **{name: getattr(self, name) for name in (*plain, *more)},
-            "low": self.low.to_dict(),
-            "expected": self.expected.to_dict(),
-            "worst": self.worst.to_dict(),
-            "seconds": round(self.seconds, 1),
-            "bound_by": self.bound_by,
+            **self.figures.to_dict(),
+            "lanes": [one.to_dict() for one in self.lanes],
             "basis": self.basis.to_dict(),
             "rows_read": self.rows_read,
         }
@@ -403,6 +539,20 @@ class _Sums:
         )
 
 
+@dataclass(slots=True)
+class _LaneSums:
+    """What is summed up for one lane."""
+
+    low: _Sums = field(default_factory=_Sums)
+    expected: _Sums = field(default_factory=_Sums)
+    worst: _Sums = field(default_factory=_Sums)
+
+    def figures(self, lane: Lane, priced: bool) -> LaneFigures:
+        return LaneFigures(
+            lane, self.low.amount(priced), self.expected.amount(priced), self.worst.amount(priced)
+        )
+
+
 class _Counter:
     """Packs one route's questions as the engine does, and sums up what the packs would use."""
 
@@ -418,7 +568,8 @@ class _Counter:
         self._requests = 0
         # Requests that are sent before the first reply is back find nothing in the cache.
         self._cold = plan.pace.workers or ASSUMED_WORKERS
-        self._low, self._expected, self._worst = _Sums(), _Sums(), _Sums()
+        self._realtime = _LaneSums()
+        self._jobs = _LaneSums()
 
     def take(self, questions: Sequence[Question]) -> None:
         """Count the questions of a page of rows."""
@@ -447,9 +598,7 @@ class _Counter:
         for pack in self._packer.flush():
             self._count(pack)
         plan = self._plan
-        priced = plan.price is not None
-        expected = self._expected.amount(priced)
-        seconds, bound_by = _time(plan, self._requests, expected)
+        lanes = self._lanes()
         return Estimate(
             route=plan.route,
             model=plan.model,
@@ -473,13 +622,30 @@ class _Counter:
             unusable=counts[Standing.UNUSABLE],
             misses=self._misses,
             requests=self._requests,
-            low=self._low.amount(priced),
-            expected=expected,
-            worst=self._worst.amount(priced),
-            seconds=seconds,
-            bound_by=bound_by,
+            lane=_lane_of(plan, lanes),
+            lanes=tuple(lanes.values()),
             rows_read=sum(counts.values()),
         )
+
+    def _lanes(self) -> dict[Lane, LaneFigures]:
+        """The figures of every lane that a run could take."""
+        plan = self._plan
+        found: dict[Lane, LaneFigures] = {}
+        if plan.realtime:
+            figures = self._realtime.figures("realtime", plan.price is not None)
+            seconds, bound_by = _time(plan, self._requests, figures.expected)
+            found["realtime"] = replace(figures, seconds=seconds, bound_by=bound_by)
+        if plan.jobs is not None:
+            figures = self._jobs.figures("batch", plan.jobs.price is not None)
+            seconds, bound_by = plan.jobs.time(self._to_ask, figures.expected.input_tokens)
+            found["batch"] = replace(
+                figures,
+                seconds=seconds,
+                seconds_known=plan.jobs.jobs_known > 0 or not self._to_ask,
+                bound_by=bound_by,
+                jobs=plan.jobs,
+            )
+        return found
 
     def _count(self, pack: Sequence[Question]) -> None:
         step, plan = self._step, self._plan
@@ -489,14 +655,19 @@ class _Counter:
         answer = min(bound, sum(plan.output.expected(question.tokens) for question in pack))
         margin = plan.input.margin
         warm = self._requests > self._cold
-        self._low.add(
-            self._usage(prompt * (1 - margin), plan.output.low(answer), hit=self._requests > 1),
-            plan.price,
-        )
-        self._expected.add(
-            self._usage(prompt, answer, hit=warm and plan.prefix.certain), plan.price
-        )
-        self._worst.add(self._usage(prompt * (1 + margin), bound, hit=False), plan.price)
+        least = self._usage(prompt * (1 - margin), plan.output.low(answer), hit=self._requests > 1)
+        most = self._usage(prompt * (1 + margin), bound, hit=False)
+        likely = self._usage(prompt, answer, hit=warm and plan.prefix.certain)
+        self._realtime.low.add(least, plan.price)
+        self._realtime.expected.add(likely, plan.price)
+        self._realtime.worst.add(most, plan.price)
+        if plan.jobs is None:
+            return
+        # Lines of a job are worked off in any order and at once: no cache hit can be relied on.
+        unkept = self._usage(prompt, answer, hit=False)
+        self._jobs.low.add(least, plan.jobs.price)
+        self._jobs.expected.add(unkept, plan.jobs.price)
+        self._jobs.worst.add(most, plan.jobs.price)
 
     def _usage(self, prompt: float, answer: float, *, hit: bool) -> Usage:
         prefix = self._plan.prefix
@@ -522,6 +693,23 @@ def _reasons(questions: Sequence[Question], lookup: Lookup, force: bool) -> Iter
             yield Miss.CHANGED.value
         else:
             yield Miss.NEW.value
+
+
+def _lane_of(plan: RoutePlan, lanes: Mapping[Lane, LaneFigures]) -> Lane:
+    """The lane that a run of this plan would take; of several lanes, that of most of its rows."""
+    realtime, jobs = lanes.get("realtime"), lanes.get("batch")
+    if jobs is None or plan.jobs is None:
+        return "realtime"
+    if realtime is None or plan.lane == "batch":
+        return "batch"
+    if plan.lane == "realtime":
+        return "realtime"
+    costs = jobs.expected.cost_usd, realtime.expected.cost_usd
+    cheaper = costs[0] is not None and costs[1] is not None and costs[0] < costs[1]
+    into_jobs = takes_batch_lane(
+        0.0, plan.deadline_s, plan.jobs.job_s, realtime.seconds, cheaper=cheaper
+    )
+    return "batch" if into_jobs else "realtime"
 
 
 def _time(plan: RoutePlan, requests: int, expected: Amount) -> tuple[float, str]:

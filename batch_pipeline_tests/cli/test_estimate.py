@@ -49,6 +49,23 @@ def test_a_model_without_a_price_shows_unknown_and_prices_yaml_gives_it_one(cli:
     assert "prices.yaml, entry openai/gpt-6.2-astra, output: Field required" in broken.err
 
 
+def test_the_batch_lane_stands_beside_real_time_and_may_be_the_main_one(cli: Cli) -> None:
+    table = write_topics(cli.data / "topics.csv", topics(30, "lanes"))
+    words = ("estimate", "roadmaps", "--input", str(table), "--offline")
+    plain = cli(*words, "--json").document
+    chosen = cli(*words, "--lane", "batch", "--json").document
+    assert (plain["lane"], chosen["lane"]) == ("realtime", "batch")
+    assert plain["lanes"] == chosen["lanes"]
+    assert chosen["expected"]["cost_usd"] == pytest.approx(plain["expected"]["cost_usd"] / 2)
+    shown = cli(*words, "--lane", "batch", "--compare")
+    assert shown.code == 0, shown.err
+    assert "within 24 h" in shown.out and "takes the batch lane" in shown.out
+    assert "openrouter has no Batch API" in shown.out
+    (cli.data / "prices.yaml").write_text("google/gemini-3.1-flash-lite: {input: 1, output: 5}\n")
+    unknown = cli(*words, "--lane", "batch")
+    assert unknown.code == 0 and "No batch price is known" in unknown.out
+
+
 def test_a_live_estimate_without_a_key_still_answers_and_says_what_it_lacks(cli: Cli) -> None:
     table = write_topics(cli.data / "topics.csv", topics(5, "live"))
     found = cli("estimate", "roadmaps", "--input", str(table), "--live", "--json").document

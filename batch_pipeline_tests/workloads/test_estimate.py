@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.step import Step
+from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import find_batch, set_estimate
 from batch_pipeline.limits.rates import Rates
 from batch_pipeline.pricing.calibration import (
@@ -27,8 +28,11 @@ from batch_pipeline.pricing.calibration import (
 )
 from batch_pipeline.pricing.tokens import estimate_item_tokens
 from batch_pipeline.workloads import compare
+from batch_pipeline.workloads.base import Workload
+from batch_pipeline.workloads.config import WorkloadConfig, load_workload_config
 from batch_pipeline.workloads.estimate import (
     Estimate,
+    JobPlan,
     Lookup,
     Miss,
     Pace,
@@ -37,6 +41,8 @@ from batch_pipeline.workloads.estimate import (
     Standing,
     estimate_routes,
 )
+from batch_pipeline.workloads.roadmaps.workload import RoadmapsWorkload
+from batch_pipeline_tests.engine.lanes.laning import jobs_of, lane_bench, lane_run
 from batch_pipeline_tests.simulated import Bench, Simulator
 
 
@@ -269,3 +275,141 @@ def test_the_estimate_made_at_ingest_is_kept_with_the_batch(
             kept = find_batch(connection, ledger.realm, batch.batch_id)
     assert kept is not None and kept.estimate == orjson.loads(orjson.dumps(stored))
     assert (kept.estimate["made"], kept.estimate["made_at"]) == ("ingest", 1_000.0)
+
+
+# ---- lanes ---------------------------------------------------------------------------------------
+
+
+def _half(usage: Any) -> int:
+    return int((usage.input_tokens + 10 * usage.output_tokens) // 2)
+
+
+def _jobs(**changes: Any) -> JobPlan:
+    return JobPlan(**{"price": _half, "job_s": 600.0, "jobs_known": 12, **changes})
+
+
+def test_every_lane_of_a_route_stands_beside_the_other_and_the_runs_own_is_the_main_one() -> None:
+    rows = _open(str(number) for number in range(100))
+    plain = _estimate(rows, _plan(jobs=_jobs()))
+    assert [one.lane for one in plain.lanes] == ["realtime", "batch"]
+    assert plain.lane == "realtime" and plain.figures is plain.lanes[0]
+    batch = _estimate(rows, _plan(jobs=_jobs(), lane="batch"))
+    assert batch.lane == "batch" and batch.expected == plain.lanes[1].expected
+    assert batch.cost_usd == pytest.approx((plain.cost_usd or 0) / 2, rel=0.01)
+    assert (batch.seconds, batch.figures.seconds_known) == (600.0, True)
+    assert "90 % of the last 12" in batch.bound_by
+    document = orjson.loads(orjson.dumps(batch.to_dict()))
+    assert document["lane"] == "batch" and document["seconds"] == 600.0
+    assert [one["lane"] for one in document["lanes"]] == ["realtime", "batch"]
+    assert document["expected"] == document["lanes"][1]["expected"]
+
+
+def test_a_lane_without_a_known_price_never_shows_the_other_lanes() -> None:
+    rows = _open(["a"])
+    found = _estimate(rows, _plan(jobs=_jobs(price=None), lane="batch"))
+    assert (found.lane, found.cost_usd, found.worst.cost_usd) == ("batch", None, None)
+    assert found.lanes[0].expected.cost_usd is not None
+    without = _estimate(rows, _plan(jobs=None, lane="batch"))
+    assert without.lane == "realtime" and len(without.lanes) == 1
+
+
+def test_more_tokens_than_may_be_enqueued_take_several_times_as_long() -> None:
+    rows = _open(str(number) for number in range(100))
+    tokens = _estimate(rows).expected.input_tokens
+    found = _estimate(rows, _plan(jobs=_jobs(window=-(-tokens // 3)), lane="batch"))
+    assert found.seconds == 3 * 600.0 and "3 times that, for" in found.bound_by
+    larger = found.scaled_to(200)
+    assert larger.seconds == 6 * 600.0 and "6 times that" in larger.bound_by
+    one = _estimate(rows, _plan(jobs=_jobs(), lane="batch")).scaled_to(100_000)
+    assert one.seconds == 2 * 600.0 and "90 unfinished jobs" in one.bound_by
+    few = _estimate(rows, _plan(jobs=_jobs(job_items=10, max_jobs=4), lane="batch"))
+    assert few.seconds == 3 * 600.0
+    promised = _estimate(rows, _plan(jobs=JobPlan(_half), lane="batch"))
+    assert (promised.seconds, promised.figures.seconds_known) == (86_400.0, False)
+    assert _estimate([], _plan(jobs=_jobs(), lane="batch")).seconds == 0.0
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "price", "lane"),
+    [
+        (None, _half, "batch"),
+        (3_600.0, _half, "batch"),
+        (300.0, _half, "realtime"),
+        (None, None, "realtime"),
+        (None, lambda usage: 20 * usage.input_tokens, "realtime"),
+    ],
+)
+def test_lane_auto_is_estimated_as_the_lane_that_it_would_take(
+    deadline_s: float | None, price: Any, lane: str
+) -> None:
+    plan = _plan(jobs=_jobs(price=price), lane="auto", deadline_s=deadline_s)
+    assert _estimate(_open(["a", "b"]), plan).lane == lane
+
+
+def test_no_cache_hit_is_expected_in_a_provider_job() -> None:
+    rows = _open(f"{number}" for number in range(200))
+    prefix = CachedPrefix(50, billed_write=True, certain=True)
+    realtime, jobs = _estimate(rows, _plan(prefix=prefix, jobs=_jobs())).lanes
+    assert realtime.expected.cached_input_tokens == 6 * 50
+    assert jobs.expected.cached_input_tokens == 0
+    assert jobs.low.cached_input_tokens == 9 * 50
+
+
+def test_the_batch_lane_is_estimated_for_the_first_model_that_has_a_batch_api(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    google = "google/gemini-3.1-flash-lite"
+    route = f"openrouter/{google}, {google}"
+    bench = Bench(tmp_path, simulator, route=route, lane="batch")
+    batch = bench.ingest(_topics(tmp_path / "t.csv", 20))
+    with bench.open() as ledger:
+        found = compare.estimate_ingested(ledger, bench.config, batch)
+        realtime = bench.config.with_options({"lane": "realtime"})
+        other = compare.estimate_ingested(ledger, realtime, batch)
+    assert (found.model, [one.lane for one in found.lanes]) == (google, ["batch"])
+    assert (other.model, [one.lane for one in other.lanes]) == (
+        f"openrouter/{google}",
+        ["realtime"],
+    )
+    assert other.basis.notes[-1] == "openrouter has no Batch API: there is real time only."
+
+
+def test_the_time_of_provider_jobs_is_learned_from_the_last_ones(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    bench = lane_bench(tmp_path, simulator, job_items=10)
+    batch = bench.ingest(_topics(tmp_path / "t.csv", 40))
+    with bench.open() as ledger:
+        before = compare.estimate_ingested(ledger, bench.config, batch)
+    assert (before.lane, before.seconds, before.figures.seconds_known) == ("batch", 86_400.0, False)
+    lane_run(bench, batch)
+    further = bench.ingest(_topics(tmp_path / "more.csv", 60), "more")
+    with bench.open() as ledger:
+        after = compare.estimate_ingested(ledger, bench.config, further)
+    took = [(job.ended_at or 0.0) - (job.submitted_at or 0.0) for job in jobs_of(bench, batch)]
+    assert after.figures.seconds_known and after.seconds == pytest.approx(max(took))
+    # Lines have no latency of their own: real time is still guessed, and not as nothing.
+    assert after.lanes[0].seconds > 1.0
+    paid = sum(one["price_usd"] for one in simulator.journal())
+    assert after.cost_usd == pytest.approx(paid * after.to_ask / before.to_ask, rel=0.35)
+
+
+class _TwoSteps(RoadmapsWorkload):
+    """A workload whose second task is asked with the answers of the first."""
+
+    def steps(self, prompt: str, knobs: Mapping[str, Any]) -> Sequence[Step]:
+        return [*super().steps(prompt, knobs), _STEP]
+
+
+class _TwoStepsConfig(WorkloadConfig):
+    @property
+    def domain(self) -> Workload:
+        return _TwoSteps()
+
+
+def test_a_workload_of_several_steps_says_that_it_cannot_be_estimated_yet() -> None:
+    config = load_workload_config("roadmaps")
+    assert compare.only_step(config).name == "enrich"
+    two = _TwoStepsConfig.model_validate({**config.model_dump(), "folder": config.folder})
+    with pytest.raises(UsageError, match="workloads of one step so far, and roadmaps has 2"):
+        compare.only_step(two)

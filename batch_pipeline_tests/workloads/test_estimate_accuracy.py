@@ -16,6 +16,7 @@ from batch_pipeline.limits.by_hand import Scope, set_limits
 from batch_pipeline.pricing.calibration import FROM_CALLS, FROM_COUNTS, FROM_SCHEMA, FROM_TEXT
 from batch_pipeline.workloads.compare import Target, compared_routes, estimate_target
 from batch_pipeline.workloads.estimate import Estimate
+from batch_pipeline_tests.engine.lanes.laning import lane_bench, lane_run
 from batch_pipeline_tests.simulated import Bench, Simulator, finish
 
 GOOGLE = "google/gemini-3.1-flash-lite"
@@ -151,9 +152,33 @@ def test_routes_are_compared_side_by_side_and_each_says_what_it_rests_on(
     assert found[OPENAI].basis.input == FROM_COUNTS
     router = found["openrouter/google/gemini-3.1-flash-lite"]
     assert router.basis.input == FROM_TEXT
-    assert router.basis.notes == ("openrouter has no endpoint that counts tokens.",)
+    assert router.basis.notes == (
+        "openrouter has no endpoint that counts tokens.",
+        "openrouter has no Batch API: there is real time only.",
+    )
+    assert {len(one.lanes) for name, one in found.items() if name != router.route} == {2}
     assert "another model" in found[CLAUDE].basis.output
     assert {one.to_ask for one in found.values()} == {110}
+
+
+@pytest.mark.parametrize("route", [GOOGLE, CLAUDE])
+def test_the_batch_lanes_estimate_agrees_with_what_its_jobs_cost(
+    route: str, reference_data: Path, simulator: Simulator, tmp_path: Path
+) -> None:
+    bench = lane_bench(tmp_path, simulator, route=route, pack=20)
+    batch = bench.ingest(reference_data / "roadmaps" / "rows_1000.csv")
+    run(Bench(tmp_path, simulator, route=route), batch, "sample", limit=100)
+    before = paid(simulator.journal())
+    found = estimates(bench, Target(None, batch.batch_id, {}), [route])[0]
+    assert (found.lane, found.to_ask) == ("batch", 900)
+    lane_run(bench, batch)
+    journal = [one for one in simulator.journal() if one["lane"] == "batch"]
+    after = paid(journal)
+    assert after["price_usd"] < 9 * before["price_usd"], "at half the price"
+    assert found.requests == len(journal)
+    assert found.expected.input_tokens == pytest.approx(after["input_tokens"], rel=0.05)
+    assert found.expected.output_tokens == pytest.approx(after["output_tokens"], rel=0.05)
+    assert found.cost_usd == pytest.approx(after["price_usd"], rel=0.1)
 
 
 def test_a_provider_that_cannot_be_asked_leaves_a_note_and_the_local_count(

@@ -635,8 +635,8 @@ class BatchLane:
         )
         tally.add_usage(usage, came.cost_nano, 1.0)
         tally.lost_nano += came.lost_nano
-        tally.requests += came.answered
-        tally.attempts += came.answered
+        tally.requests += came.lines
+        tally.attempts += came.lines
         for kind, count in came.errors.items():
             tally.errors[kind] = tally.errors.get(kind, 0) + count
 

@@ -48,6 +48,7 @@ class Collected:
     """What came of collecting a job.
 
     Attributes:
+        lines: lines that ended with this.
         answered: lines with a reply.
         problems: lines without a usable one.
         usage: tokens billed, summed up.
@@ -59,6 +60,7 @@ class Collected:
         broken: a validator's own fault; the replies are kept.
     """
 
+    lines: int = 0
     answered: int = 0
     problems: int = 0
     input_tokens: int = 0
@@ -116,7 +118,7 @@ class Collector:
                 await self._settled()
                 return came
         for line in left.values():
-            self._post(self._without_result(job, line, came, books, gone=gone))
+            self._post(self._without_result(job, line, came, books, gone=gone), came)
             if len(self._open) >= _MOST_OPEN:
                 await asyncio.wait(self._open, return_when=asyncio.FIRST_COMPLETED)
         await self._settled()
@@ -166,7 +168,7 @@ class Collector:
                     # Read before, or nobody's: a line counts once.
                     if line is None:
                         continue
-                    self._post(books.settle(line, result, came))
+                    self._post(books.settle(line, result, came), came)
                     if on_progress is not None:
                         on_progress(came.answered + came.problems)
                     if len(self._open) >= _MOST_OPEN:
@@ -219,7 +221,8 @@ class Collector:
             unanswered=books.unanswered(line, range(len(line.members)), kind, why, 0),
         )
 
-    def _post(self, settlement: Settlement) -> None:
+    def _post(self, settlement: Settlement, came: Collected) -> None:
+        came.lines += 1
         future = self._ledger.writer.post(SETTLE, settlement)
         self._open.add(future)
         future.add_done_callback(self._open.discard)
