@@ -52,7 +52,7 @@ class Output:
         from rich.console import Console
 
         # A pipe or a file has no width: tables keep their columns there.
-        width = None if sys.stdout.isatty() else 140
+        width = None if sys.stdout.isatty() else 160
         return Console(quiet=self.json, highlight=False, width=width)
 
     @cached_property
@@ -60,7 +60,7 @@ class Output:
         """Where messages, progress and questions go."""
         from rich.console import Console
 
-        width = None if sys.stderr.isatty() else 140
+        width = None if sys.stderr.isatty() else 160
         return Console(stderr=True, highlight=False, soft_wrap=True, width=width)
 
     def note(self, text: str) -> None:
