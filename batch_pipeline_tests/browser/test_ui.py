@@ -116,11 +116,11 @@ def screenshots(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_asset_graph_shows_the_three_assets(
+def test_the_asset_graph_shows_the_assets_of_a_workload(
     installation: Installation, page: Any, screenshots: Path
 ) -> None:
-    page.goto(f"{installation.url}/asset-groups")
-    for asset in ("input_table", "llm_outputs", "batch_report"):
+    page.goto(f"{installation.url}/locations/batch_pipeline/asset-groups/roadmaps/lineage")
+    for asset in ("input_table", "provider_jobs", "llm_outputs", "batch_report"):
         page.get_by_text(asset).first.wait_for(timeout=60_000)
     page.wait_for_timeout(1_000)  # the graph is drawn with an animation
     page.screenshot(path=screenshots / "asset_graph.png")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from batch_pipeline.ledger import batches, calls
+from batch_pipeline.ledger import batches, calls, jobs
 from batch_pipeline.ledger.batches import (
     FINISH_ITEMS,
     LEASE_CHUNK,
@@ -66,16 +66,57 @@ QUERIES: dict[str, Callable[[sa.Connection, str], Any]] = {
     "find_results": lambda c, realm: {
         key: one.output for key, one in calls.find_results(c, realm, ["key-0"], [MODEL]).items()
     },
+    "claimed_keys": lambda c, realm: calls.claimed_keys(c, realm, ["asked-live", "asked-sim"]),
+    "find_job": lambda c, realm: _tokens(jobs.find_job(c, realm, "nov.j0001")),
+    "find_job_by_name": lambda c, realm: _tokens(jobs.find_job_by_name(c, realm, "batches/1")),
+    "list_jobs": lambda c, realm: [_tokens(one) for one in jobs.list_jobs(c, realm)],
+    "enqueued": lambda c, realm: jobs.enqueued(c, realm, "google", MODEL, "…abcd"),
+    "durations": lambda c, realm: jobs.durations(c, realm, "google", MODEL),
+    "rows_under_way": lambda c, realm: jobs.rows_under_way(c, realm, "nov"),
+    "lines_paid_for": lambda c, realm: list(
+        jobs.lines_paid_for(c, realm, "nov", ["line-live", "line-sim"])
+    ),
     "find_underived": lambda c, realm: [
         one.attempt_id for one in calls.find_underived(c, realm, "roadmaps", "enrich", LATER)
     ],
 }
 
 
+def _tokens(job: jobs.ProviderJob | None) -> int | None:
+    return None if job is None else job.tokens
+
+
+def _fill_job(ledger: Ledger, word: str, count: int, owner: Owner) -> None:
+    realm = ledger.realm
+    key = f"asked-{word}"
+    do(ledger, CLAIM, ClaimKeys(realm, owner.owner_id, "realtime", [key], [MODEL]))
+    line = new_attempt(f"line-{word}", f"job-{word}", realm=realm, batch_id="nov", lane="batch")
+    opened = jobs.OpenJob(
+        realm=realm,
+        batch_id="nov",
+        workload="roadmaps",
+        step="enrich",
+        provider="google",
+        model=MODEL,
+        key_id="…abcd",
+        owner_id=f"job-{word}",
+        holder_id=owner.owner_id,
+        lines=[(line, b"{}")],
+        keys=[key],
+        tokens=count,
+        body_bytes=2,
+        window=jobs.Window(),
+    )
+    assert do(ledger, jobs.OPEN_JOB, opened).job_id == "nov.j0001"
+    submitted = {"remote_name": "batches/1", "submitted_at": 1.0, "ended_at": 2.0 + count}
+    assert do(ledger, jobs.MARK_JOB, jobs.MarkJob(realm, "nov.j0001", submitted))
+
+
 def fill(ledger: Ledger, word: str, count: int) -> None:
     realm = ledger.realm
     owner = Owner.here(word)
     do(ledger, HEARTBEAT, owner)
+    _fill_job(ledger, word, count, owner)
     ingest_rows(ledger, "nov", rows(count, word), source=f"{word}.csv")
     attempt = f"attempt-{word}"
     do(ledger, ADMIT, new_attempt(attempt, owner.owner_id, realm=realm))
@@ -114,7 +155,7 @@ def test_a_query_sees_its_own_realm_only(name: str, ledger_url: str) -> None:
 def test_every_query_of_the_ledger_is_asked_above() -> None:
     public = {
         name
-        for module in (batches, calls)
+        for module in (batches, calls, jobs)
         for name, member in vars(module).items()
         if inspect.isfunction(member)
         and member.__module__ == module.__name__
