@@ -31,7 +31,7 @@ demo: install
 	$(BIN)/batch-pipeline demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q $(TESTS)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -227,7 +227,9 @@ def _llm_outputs(
     @dg.asset(
         **_common(config, "llm_outputs"),
         kinds={"python", _provider(config)},
-        deps=[_key(config, "input_table"), _key(config, "provider_jobs")],
+        # Not on provider_jobs: it gives no output for chunks whose rows wait for room, and Dagster
+        # skips, in the same run, what depends on an output that did not come.
+        deps=[_key(config, "input_table")],
         partitions_def=partitions,
         # One run for the whole range: packs span chunks, and one limiter and one pool of workers
         # serve them all.
@@ -285,7 +287,7 @@ same table again is the same batch: nothing is read or paid twice.
 def _describe_jobs(config: WorkloadConfig) -> str:
     return f"""**{config.domain.title}**: the rows that went up to a provider's Batch API.
 
-Used in the lanes `batch` and `auto` (`lane` in defs.yaml or in the launchpad; here it is
+Used in the lanes `batch` and `auto` only (`lane` in defs.yaml or in the launchpad; here it is
 `{config.lane}`). A chunk is **materialized** when each of its rows has ended or is in a provider
 job. The run ends as soon as the jobs are submitted; the sensor `{config.workload}_poll_jobs` looks
 at them, and `llm_outputs` collects what they came to.

@@ -360,6 +360,13 @@ def submit_chunks(
     asked = context.op_execution_context.op_config
     came = _Came()
     with errors_as_failures(tools):
+        if config.with_options(knobs_of(asked)).lane == "realtime":
+            # Who materializes all assets of a workload at once must not pay in two lanes.
+            context.log.warning(
+                f"The lane of {config.workload} is realtime: nothing is submitted. Set `lane` to "
+                "`batch` or `auto` in the launchpad or in defs.yaml, or materialize llm_outputs."
+            )
+            return
         for place, (batch_id, keys) in enumerate(_by_batch(context.partition_keys).items()):
             realm = tools.ledger.find_realm(batch_id, asked.get("simulate"))
             with tools.ledger.open(realm) as ledger:
@@ -416,9 +423,6 @@ def _plan(
     settings = tools.installation.settings()
     used = tools.limits.apply(_keep_to_budget(ledger, batch, config, knobs_of(asked)))
     used = keep_to_day(ledger, batch_id, used)
-    if submit and used.lane == "realtime":
-        # Who materializes provider_jobs wants just that.
-        used = used.with_options({"lane": "batch"})
     run_id = f"{context.run.run_id}{SUBMITTING if submit else ''}"
     job = plan_job(
         used,
