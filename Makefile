@@ -49,7 +49,9 @@ bench: install
 lock:
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal \
-		--generate-hashes --no-emit-index-url --no-header --strip-extras -q -o requirements.lock
+		--generate-hashes --no-emit-index-url --no-header --no-strip-extras -q -o requirements.lock
+	@# spelled as justext asks for it: to the pip of Python 3.11, two spellings are two extras
+	sed -i.bak 's/^lxml\[html-clean\]/lxml[html_clean]/' requirements.lock && rm requirements.lock.bak
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
