@@ -99,7 +99,7 @@ class GoogleLines(LineForm):
 
     @override
     def unanswered(self, job: Job, line: Json, asked: Asked, name: str) -> Written:
-        raise NotImplementedError("Gemini reports nothing of an expired or cancelled job")
+        raise AssertionError("Gemini reports nothing of an expired or cancelled job")
 
     @override
     def finish(self, desk: Desk, job: Job) -> None:
