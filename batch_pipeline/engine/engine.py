@@ -645,6 +645,8 @@ class Engine:
 
     def _read_lines(self, connection: sa.Connection, found: dict[str, StoredResult]) -> None:
         """Find out which answers came from provider jobs of this very batch."""
+        if not self._lane.used:
+            return
         ids = [hit.attempt_id for hit in found.values() if hit.attempt_id not in self._lines]
         if ids:
             realm, batch_id = self._ledger.realm, self._job.batch_id
@@ -718,7 +720,7 @@ class Engine:
             enqueued |= claimed.enqueued
             results |= claimed.results
         answered = []
-        if results:
+        if results and self._lane.used:
             await asyncio.to_thread(self._read_lines_of, results)
         stored = _still_valid(results, fresh)
         for member in fresh:

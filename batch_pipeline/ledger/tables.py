@@ -52,6 +52,9 @@ class JobState(StrEnum):
 OPEN_JOB_STATES = (JobState.INTENDED, JobState.UPLOADED, JobState.CREATING, JobState.SUBMITTED)
 """States in which a job's tokens count as enqueued."""
 
+UNFINISHED_JOB_STATES = (*OPEN_JOB_STATES, JobState.ENDED)
+"""States in which something of a job is still to come."""
+
 
 def _text(length: int) -> sa.types.TypeEngine[str]:
     # Given by users and providers: SQLite keeps no text to a length, PostgreSQL would.

@@ -28,7 +28,13 @@ from batch_pipeline.ledger.jobs import (
     rows_under_way,
 )
 from batch_pipeline.ledger.store import Ledger
-from batch_pipeline.ledger.tables import JobState, Outcome, owners, runs
+from batch_pipeline.ledger.tables import (
+    UNFINISHED_JOB_STATES,
+    JobState,
+    Outcome,
+    owners,
+    runs,
+)
 from batch_pipeline.settings import Settings
 from batch_pipeline.workloads.config import Knobs
 from batch_pipeline.workloads.runner import batch_api_opener, deadline_at, simulator_url
@@ -36,13 +42,6 @@ from batch_pipeline.workloads.runner import batch_api_opener, deadline_at, simul
 ID_PREFIX = "batch_jobs/"
 """Job ids of the guides had it; ours are understood with and without."""
 
-_UNFINISHED = (
-    JobState.INTENDED,
-    JobState.UPLOADED,
-    JobState.CREATING,
-    JobState.SUBMITTED,
-    JobState.ENDED,
-)
 _NOT_KNOBS_OF_A_RUN = frozenset({"wait", "limit", "no_enrich", "chunk_size"})
 """What was meant for one run only."""
 
@@ -182,7 +181,7 @@ def _answered_rows(job: ProviderJob) -> int:
 
 def _state(counts: dict[Outcome, int], jobs: Sequence[ProviderJob], run: Any, *, live: bool) -> str:
     """The batch's state in the words of the guides."""
-    unfinished = [job for job in jobs if job.state in _UNFINISHED]
+    unfinished = [job for job in jobs if job.state in UNFINISHED_JOB_STATES]
     if not counts[Outcome.PENDING] and not unfinished:
         bad = counts[Outcome.FAILED]
         if not bad:
@@ -382,7 +381,7 @@ def due_batches(ledger: Ledger, workload: str) -> list[Due]:
     found: list[Due] = []
     with ledger.read() as connection:
         now = ledger.now(connection)
-        jobs = list_jobs(connection, realm, workload=workload, states=_UNFINISHED)
+        jobs = list_jobs(connection, realm, workload=workload, states=UNFINISHED_JOB_STATES)
         candidates = {job.batch_id for job in jobs} | _batches_to_go_on(connection, realm, workload)
         known = {
             batch.batch_id: batch

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -46,7 +46,7 @@ from batch_pipeline.ledger.jobs import (
     list_jobs,
 )
 from batch_pipeline.ledger.spend import Short
-from batch_pipeline.ledger.tables import JobState
+from batch_pipeline.ledger.tables import UNFINISHED_JOB_STATES, JobState
 from batch_pipeline.providers.base import ErrorKind, Usage
 from batch_pipeline.providers.batches import BatchLimits
 from batch_pipeline.providers.registry import batch_limits
@@ -56,6 +56,7 @@ JOBS_OF_A_WINDOW = 20
 
 MOST_ITEMS = 1_000
 _MOST_BYTES = 64 * 1024 * 1024
+_AROUND_BODY = 200
 _FEWEST_TOKENS = 1_000
 _SUBMITTING = 3
 _SHORTEST_WAIT_S = 0.1
@@ -64,13 +65,6 @@ _CANCEL_WAIT_S = 60.0
 _NO_ROOM_FOR_S = 600.0
 _DEADLINE_MARGIN_S = 300.0
 _UNPACED_PER_S = 5.0
-_UNFINISHED = (
-    JobState.INTENDED,
-    JobState.UPLOADED,
-    JobState.CREATING,
-    JobState.SUBMITTED,
-    JobState.ENDED,
-)
 _TO_BRING_UP = (JobState.INTENDED, JobState.UPLOADED, JobState.CREATING)
 _OF_THE_ROW = frozenset({ErrorKind.CONTENT, ErrorKind.REFUSED, ErrorKind.ITEM_PERMANENT})
 """What a row, or the answer about it, can be to blame for."""
@@ -98,7 +92,7 @@ class _Draft:
     """A job in the making."""
 
     upstream: Upstream
-    owner_id: str
+    owner_id: str = field(default_factory=lambda: f"job{uuid.uuid4().hex[:20]}")
     members: list[Member] = field(default_factory=list)
     lines: list[tuple[NewAttempt, bytes]] = field(default_factory=list)
     packs: list[tuple[list[Member], Built]] = field(default_factory=list)
@@ -122,6 +116,7 @@ class BatchLane:
     Attributes:
         full: why nothing more goes up in this run; None while there is room.
         generation: grows each time results were collected.
+        used: the batch has, or had, provider jobs.
         short: the budget that the last job did not fit into.
     """
 
@@ -157,6 +152,7 @@ class BatchLane:
         self._left_realtime = False
         self.full: Full | None = None
         self.generation = 0
+        self.used = False
         self.short: Short | None = None
 
     # ---- which rows ----
@@ -203,7 +199,8 @@ class BatchLane:
 
     async def begin(self) -> None:
         """Take up what earlier runs of this batch left: submit, look, collect."""
-        jobs = await self._hold()
+        self.used = await asyncio.to_thread(self._was_used)
+        jobs = await self._hold() if self.used else []
         if not jobs:
             return
         self._state.note = f"looking at {len(jobs)} provider jobs"
@@ -281,33 +278,34 @@ class BatchLane:
 
     async def _enter(self, pack: list[Member], upstream: Upstream) -> None:
         if self.full:
-            for member in pack:
-                self._leave_pending(member)
+            self._leave(pack)
             return
         if not upstream.looked:
             await self._look_at_keys()
             if upstream.dead:
                 self._stop_lane(Full.PROVIDER)
                 self._state.left_behind = self._state.left_behind or ("stopped", upstream.dead)
-                for member in pack:
-                    self._leave_pending(member)
+                self._leave(pack)
                 return
         limits = batch_limits(upstream.endpoint.provider)
         assert limits is not None
         built = self._build(pack, upstream)
-        size = len(built.call.body) + 200
+        size = _line_bytes(built)
         place = (upstream.label, pack[0].step.name)
         draft = self._drafts.get(place)
         if draft is not None and self._is_full(draft, limits, built.input_tokens, size, len(pack)):
             await self._send(self._drafts.pop(place))
             draft = None
             if self.full:
-                for member in pack:
-                    self._leave_pending(member)
+                self._leave(pack)
                 return
         if draft is None:
-            draft = self._drafts[place] = _Draft(upstream, f"job{uuid.uuid4().hex[:20]}")
-        self._write_line(draft, pack, built, size)
+            draft = self._drafts[place] = _Draft(upstream)
+        self._write_line(draft, pack, built)
+
+    def _leave(self, members: Iterable[Member]) -> None:
+        for member in members:
+            self._leave_pending(member)
 
     def _is_full(
         self, draft: _Draft, limits: BatchLimits, tokens: int, size: int, items: int
@@ -326,7 +324,7 @@ class BatchLane:
             or draft.body_bytes + size > min(limits.max_bytes, _MOST_BYTES)
         )
 
-    def _write_line(self, draft: _Draft, pack: list[Member], built: Built, size: int) -> None:
+    def _write_line(self, draft: _Draft, pack: list[Member], built: Built) -> None:
         state, upstream = self._state, draft.upstream
         job, endpoint, now = state.job, upstream.endpoint, self._clock.now()
         workload_day, provider_day = upstream.days(now)
@@ -375,7 +373,7 @@ class BatchLane:
         draft.packs.append((pack, built))
         draft.members.extend(pack)
         draft.tokens += built.input_tokens
-        draft.body_bytes += size
+        draft.body_bytes += _line_bytes(built)
         draft.items += len(pack)
 
     # ---- jobs up ----
@@ -408,8 +406,7 @@ class BatchLane:
                 full = Full.WINDOW
             if not self._settings.wait or self._state.stopping:
                 self._stop_lane(full)
-                for member in draft.members:
-                    self._leave_pending(member)
+                self._leave(draft.members)
                 return
             self._state.note = f"waiting for {_WAITS_FOR[full]}"
             await self.news(_LONGEST_WAIT_S)
@@ -453,9 +450,9 @@ class BatchLane:
             [(pack, _)] = packs
             packs = [(half, self._build(half, draft.upstream)) for half in halve(pack)]
         for half in halve(packs):
-            part = _Draft(draft.upstream, f"job{uuid.uuid4().hex[:20]}")
+            part = _Draft(draft.upstream)
             for pack, built in half:
-                self._write_line(part, pack, built, len(built.call.body) + 200)
+                self._write_line(part, pack, built)
             parts.append(part)
         return parts
 
@@ -488,7 +485,14 @@ class BatchLane:
             jobs = min(jobs, limits.max_jobs)
         return Window(tokens, jobs)
 
+    def _was_used(self) -> bool:
+        job = self._state.job
+        with self._state.ledger.read() as connection:
+            realm = self._state.ledger.realm
+            return bool(list_jobs(connection, realm, batch_id=job.batch_id, limit=1))
+
     def _start(self, job_id: str, *, recovered: bool = False) -> None:
+        self.used = True
         self._submitting.add(job_id)
         task = asyncio.create_task(self._advance(job_id, recovered))
         self._tasks.add(task)
@@ -560,7 +564,7 @@ class BatchLane:
                 connection,
                 self._state.ledger.realm,
                 batch_id=self._state.job.batch_id,
-                states=_UNFINISHED,
+                states=UNFINISHED_JOB_STATES,
             )
 
     def _has_jobs(self) -> bool:
@@ -715,6 +719,11 @@ class BatchLane:
                 return
             self._state.note = "the deadline is near: waiting for provider jobs to be cancelled"
             await self._clock.sleep(min(2.0, self._settings.poll_s or 2.0))
+
+
+def _line_bytes(built: Built) -> int:
+    """Length of a request as a line of a job's file: its body, and what goes around it."""
+    return len(built.call.body) + _AROUND_BODY
 
 
 async def _until_set(event: asyncio.Event, timeout_s: float) -> None:
