@@ -1,20 +1,31 @@
-"""What a workload tells the engine about one LLM task, and nothing of how the engine runs it.
+"""What a workload tells the engine about the tasks of a row, and nothing of how they are run.
 
-What belongs here: the Step and its text forms (prompt, schemas). What does not: rows' domain
-rules (workloads/).
+What belongs here: Step (an LLM task) and its text forms (prompt, schemas), LocalStep (a task of our
+own: fetching, searching, checking). What does not: rows' domain rules (workloads/), running steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from pydantic import BaseModel
 
+from batch_pipeline.ledger.tables import Outcome
+
+if TYPE_CHECKING:
+    from batch_pipeline.engine.local import Tools
+
 Row = Mapping[str, Any]
+
+
+def always(row: Row) -> bool:
+    """Every row takes the step."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,12 @@ class Step:
         timeout_s: seconds until a call counts as timed out.
         temperature: sampling temperature, or None for the provider's default.
         content_tries: how often an item is asked, at most, while its answers cannot be used.
+        applies: whether a row takes the step. It is also called before the earlier steps of a row
+            have answered, to see what lies ahead, so that it must not need their answers.
+        optional: a row that gets no answer goes on all the same; later steps see None under the
+            step's name.
+        typical_tokens: prompt and answer tokens of a usual row, for estimates: the content of a
+            later step is not known before the earlier ones have answered. None: from the content.
     """
 
     name: str
@@ -51,6 +68,9 @@ class Step:
     timeout_s: float = 60.0
     temperature: float | None = None
     content_tries: int = 6
+    applies: Callable[[Row], bool] = always
+    optional: bool = False
+    typical_tokens: tuple[int, int] | None = None
 
     @cached_property
     def item_schema(self) -> dict[str, Any]:
@@ -93,3 +113,80 @@ class Step:
         if note:
             body["note"] = note
         return orjson.dumps(body).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which row a local step is at work on.
+
+    Attributes:
+        batch_id: the batch.
+        batch_created_at: when it was ingested (UTC seconds).
+        ordinal: the row's place in the batch, from 0.
+        number: the row's number as users count, from 1.
+        item_id: the row's id.
+        run_id: the run.
+        model: `provider/model` that gave the row's newest answer; empty before the first one.
+    """
+
+    batch_id: str
+    batch_created_at: float
+    ordinal: int
+    number: int
+    item_id: str
+    run_id: str
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a local step gave for a row.
+
+    Attributes:
+        output: JSON object, kept in the ledger (documents); later steps see it under the step's
+            name.
+        outcome: SUCCEEDED lets the row go on (after its last step: it has succeeded); any other
+            ends it as that.
+        kind: for a row that ends: its `error_kind`, such as `preflight` or `qc`.
+        message: for a row that ends: why, and the next step, in plain words.
+    """
+
+    output: dict[str, Any] = field(default_factory=dict)
+    outcome: Outcome = Outcome.SUCCEEDED
+    kind: str = ""
+    message: str = ""
+
+
+LocalWork = Callable[[Row, Place], Awaitable[Done]]
+"""Does a local step for one row. What it raises ends the row as failed: expected trouble is told
+as a Done. It is called again after a crash, and for a retried row."""
+
+
+@dataclass(frozen=True)
+class LocalStep:
+    """A task of a row that asks no model: fetching, searching, composing, checking.
+
+    Attributes:
+        name: unique within the workload.
+        open: called once in a run, on the engine's event loop, when the first row gets there; what
+            it opens is closed when the run ends.
+        applies: as of Step.
+        checkpoint: a row whose document of this step is there goes on behind it: later steps need
+            nothing from before it. Not where the document is older than the row's `fresh_after`,
+            unless a person edited it.
+        at_once: rows that are at work at the same time.
+    """
+
+    name: str
+    open: Callable[[Tools], AbstractAsyncContextManager[LocalWork]]
+    applies: Callable[[Row], bool] = always
+    checkpoint: bool = False
+    at_once: int = 16
+
+
+AnyStep = Step | LocalStep
+
+
+def llm_steps(steps: Sequence[AnyStep]) -> list[Step]:
+    """Those that ask a model, in order."""
+    return [step for step in steps if isinstance(step, Step)]

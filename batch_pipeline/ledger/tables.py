@@ -265,6 +265,41 @@ pages = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("error", sa.Text),
     sa.Column("extractor", sa.String(60), nullable=False),  # name and version
+    sa.Column("facts", sa.Text, nullable=False, server_default="{}"),  # JSON: fetch.facts.PageFacts
+)
+
+# what the local steps of a row gave: made by us, in the course of a run, or edited by a person
+documents = sa.Table(
+    "documents",
+    metadata,
+    _realm(),
+    sa.Column("batch_id", sa.String(200), primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True),
+    sa.Column("step", sa.String(100), primary_key=True),
+    sa.Column("outcome", sa.String(16), nullable=False),  # what the step said of the row
+    sa.Column("content", sa.LargeBinary, nullable=False),  # JSON (pack_bytes)
+    sa.Column("made_at", sa.Float, nullable=False),
+    sa.Column("run_id", sa.String(64), nullable=False),
+    # who edited it; empty for what a run made
+    sa.Column("editor", _text(200), nullable=False, server_default=sa.text("''")),
+)
+
+# what people decided about blocked rows; the newest decision of a row counts
+reviews = sa.Table(
+    "reviews",
+    metadata,
+    _realm(),
+    sa.Column("batch_id", sa.String(200), primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),  # 1, 2, ... of the row
+    sa.Column("decision", sa.String(16), nullable=False),  # override | regenerate | skip
+    sa.Column("reviewer", _text(200), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    # the person vouches for the row where the policy asks for that
+    sa.Column("signed_off", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("details", sa.Text, nullable=False, server_default="{}"),  # JSON
+    sa.Column("decided_at", sa.Float, nullable=False),
+    sa.Index("reviews_by_time", "realm", "decided_at"),
 )
 
 # sums over `attempts`, kept with every change of them: budgets are checked against these

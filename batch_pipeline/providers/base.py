@@ -38,11 +38,19 @@ class LlmRequest:
 
 @dataclass(frozen=True, slots=True)
 class WireCall:
-    """An HTTP POST ready to send. `headers` hold the key: never log them. `body` is JSON."""
+    """An HTTP request ready to send; `headers` hold the key: never log them.
+
+    Attributes:
+        url: where.
+        headers: as they are sent.
+        body: JSON; of a GET, empty.
+        method: `POST` or `GET`.
+    """
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes
+    method: str = "POST"
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class Transport:
         headers = call.headers
         if request_id:
             headers = {**headers, CLIENT_REQUEST_ID: request_id}
-        return await self._exchange("POST", call.url, headers, call.body, timeout_s)
+        return await self._exchange(call.method, call.url, headers, call.body or None, timeout_s)
 
     async def get(self, url: str, headers: Mapping[str, str], *, timeout_s: float) -> WireReply:
         """Look something up: GET `url`, of whatever status, with the bounds of `send`.

@@ -1,0 +1,1 @@
+"""Search providers: what may be asked of them, and how their APIs are spoken to."""

@@ -1,0 +1,1 @@
+"""Backlink articles: research, writing, quality control."""

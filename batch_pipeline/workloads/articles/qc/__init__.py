@@ -1,0 +1,1 @@
+"""Quality control of articles: rules, verdict, and the one automatic repair."""
