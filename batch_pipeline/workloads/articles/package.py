@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SPEC_VERSION = "Next-A1-SERP-First-v1"
+SPEC_VERSION: Literal["Next-A1-SERP-First-v1"] = "Next-A1-SERP-First-v1"
 
 Language = Literal["sv", "en"]
 Intent = Literal[
