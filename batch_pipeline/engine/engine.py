@@ -25,11 +25,13 @@ from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.lanes.batch import BatchLane
 from batch_pipeline.engine.lanes.collect import Collector
 from batch_pipeline.engine.lanes.desk import JobDesk
+from batch_pipeline.engine.local import LocalDesk
 from batch_pipeline.engine.packing import Packer
 from batch_pipeline.engine.records import ChunkState, Member
 from batch_pipeline.engine.recovery import Recovery
+from batch_pipeline.engine.searching import Searcher
 from batch_pipeline.engine.state import Log, RunState
-from batch_pipeline.engine.step import Step
+from batch_pipeline.engine.step import AnyStep, LocalStep, Step, llm_steps
 from batch_pipeline.engine.upstream import Route, Upstream
 from batch_pipeline.errors import BatchPipelineError, UsageError
 from batch_pipeline.ledger.batches import (
@@ -59,6 +61,7 @@ from batch_pipeline.ledger.calls import (
     find_underived,
     this_host,
 )
+from batch_pipeline.ledger.documents import read_documents
 from batch_pipeline.ledger.jobs import Line, lines_paid_for
 from batch_pipeline.ledger.spend import Scope, Short, read_balance
 from batch_pipeline.ledger.store import Ledger
@@ -120,15 +123,16 @@ class Engine:
         self._route = self._route_of(job.route)
         self._finisher = Finisher(self._state)
         self._known: list[Upstream] = list(self._upstreams.values())
-        self._caller = Caller(
-            self._state, transport, self._finisher, self._known, rng or random.Random()
-        )
+        self._rng = rng or random.Random()
+        self._caller = Caller(self._state, transport, self._finisher, self._known, self._rng)
         self._recovery = Recovery(
             self._caller.ask,
             self._finisher.failed,
             lambda: self._state.stopping,
         )
-        self._keys = {step.name: KeyMaker(step) for step in job.steps}
+        self._keys = {step.name: KeyMaker(step) for step in llm_steps(job.steps)}
+        self._searcher = Searcher(self._state, transport, self._rng)
+        self._local = LocalDesk(self._state, self._finisher, self._searcher)
         self._advanced = asyncio.Event()
         self._state.on_advance = self._advanced.set
         self._state.upstreams = self._known
@@ -145,7 +149,7 @@ class Engine:
         self._lane = BatchLane(
             self._state,
             desk,
-            Collector(ledger, desk, job.steps, self._state.log),
+            Collector(ledger, desk, llm_steps(job.steps), self._state.log),
             self._caller.build,
             self._caller.look_at_keys,
             self._went_up,
@@ -279,7 +283,7 @@ class Engine:
         ran_out = state.ran_out or state.left_behind
         if ran_out is not None:
             status, message = ran_out
-            short = self._caller.short or self._lane.short
+            short = self._caller.short or self._lane.short or self._searcher.short
             return status, message or self._budget_reached(short)
         if state.under_way or state.waiting:
             return "submitted", self._still_to_come()
@@ -342,11 +346,13 @@ class Engine:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            await self._local.close()
             await self._caller.close()
             await self._lane.close()
             await self._state.commit_all()
             for upstream in self._known:
                 await upstream.gate.close()
+            await self._searcher.close()
             self._raise_broken()
 
     def _start_planning(self, plan: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -400,6 +406,7 @@ class Engine:
         if state.ran_out is not None:
             await self._finish_collected()
         await self._packs.put(None)
+        await self._drain(asyncio.ensure_future(self._searcher.finish()))
         await self._drain(asyncio.ensure_future(self._lane.finish()))
         everyone = asyncio.ensure_future(self._all_left())
         if await self._drain(everyone) and state.put_off and not state.stopping:
@@ -581,8 +588,11 @@ class Engine:
                 self._finisher.count_as_done(state, item)
         state.left = len(todo)
         routed = await self._routes(state, todo)
-        rows = [(state, item, route) for item, route in routed]
-        await self._take_up(self._job.steps[0], rows)
+        behind = await asyncio.to_thread(self._checkpoints, state, [item for item, _ in routed])
+        self._state.advanced += [
+            (state, item, route, behind.get(item.ordinal)) for item, route in routed
+        ]
+        await self._go_on()
         state.loading = False
         self._finisher.close_if_done(state)
 
@@ -604,12 +614,50 @@ class Engine:
         """Take rows that are through a step to their next one."""
         while self._state.advanced:
             rows, self._state.advanced = self._state.advanced, []
-            by_step: dict[str, list[tuple[ChunkState, Item, Route]]] = {}
-            for state, item, route, step in rows:
-                by_step.setdefault(step.name, []).append((state, item, route))
+            by_step: dict[AnyStep, list[tuple[ChunkState, Item, Route]]] = {}
+            for state, item, route, through in rows:
+                step = next(self._job.steps_after(through, state.known(item)), None)
+                if step is None:
+                    self._finisher.at_its_end(state, item)
+                else:
+                    by_step.setdefault(step, []).append((state, item, route))
             for step in self._job.steps:
-                if step.name in by_step:
-                    await self._take_up(step, by_step[step.name])
+                if isinstance(step, LocalStep):
+                    for state, item, route in by_step.get(step, ()):
+                        if self._takes_row(state, item):
+                            await self._local.take(step, state, item, route)
+                        else:
+                            self._finisher.leave_pending(state)
+                elif step in by_step:
+                    await self._take_up(step, by_step[step])
+
+    def _checkpoints(self, state: ChunkState, items: Sequence[Item]) -> dict[int, LocalStep]:
+        """Find, by ordinal, the last checkpoint that rows are behind; their outputs are taken."""
+        steps = {
+            step.name: step
+            for step in self._job.steps
+            if isinstance(step, LocalStep) and step.checkpoint
+        }
+        if not steps or not items:
+            return {}
+        with self._ledger.read() as connection:
+            kept = read_documents(
+                connection,
+                self._ledger.realm,
+                state.chunk.batch_id,
+                [item.ordinal for item in items],
+                steps=list(steps),
+            )
+        found: dict[int, LocalStep] = {}
+        for item in items:
+            for name, step in steps.items():
+                document = kept.get(item.ordinal, {}).get(name)
+                if document is None or document.outcome is not Outcome.SUCCEEDED:
+                    continue
+                if document.editor or document.made_at >= item.fresh_after:
+                    state.outputs.setdefault(item.ordinal, {})[name] = document.content
+                    found[item.ordinal] = step
+        return found
 
     def _needs_work(self, item: Item) -> bool:
         if item.outcome is Outcome.PENDING:
@@ -658,8 +706,7 @@ class Engine:
         """One member for each distinct question of a step among `rows`."""
         found: dict[tuple[str, Route], Member] = {}
         for state, item, route in rows:
-            earlier = state.outputs.get(item.ordinal)
-            content = step.content({**item.row, **earlier} if earlier else item.row)
+            content = step.content(state.known(item))
             key = self._keys[step.name].key(content)
             known = found.get((key, route))
             if known is not None:
@@ -690,6 +737,7 @@ class Engine:
                 continue
             if known is not None:
                 known.rows.extend(member.rows)
+                self._state.join(known, member.rows)
                 known.fresh_after = max(known.fresh_after, member.fresh_after)
                 continue
             if not self._within_limit(member):
@@ -778,15 +826,23 @@ class Engine:
         return True
 
     def _within_limit(self, member: Member) -> bool:
+        return self._take_rows(
+            {
+                (state.chunk.chunk_key, item.ordinal)
+                for state, item in member.rows
+                # Rows that a provider job gave no answer were within an earlier run's limit.
+                if not item.lane_tries
+            }
+        )
+
+    def _takes_row(self, state: ChunkState, item: Item) -> bool:
+        """Whether a row is within the run's limit, and one of its rows from now on."""
+        return self._take_rows({(state.chunk.chunk_key, item.ordinal)})
+
+    def _take_rows(self, rows: set[tuple[str, int]]) -> bool:
         limit = self._job.settings.limit
         if limit is None:
             return True
-        rows = {
-            (state.chunk.chunk_key, item.ordinal)
-            for state, item in member.rows
-            # Rows that a provider job gave no answer were within an earlier run's limit.
-            if not item.lane_tries
-        }
         if rows - self._asked_rows and len(self._asked_rows) >= limit:
             return False
         self._asked_rows |= rows
@@ -893,16 +949,16 @@ class Engine:
 
         Rows that wait here wait for steps before theirs only, so nobody waits for himself.
         """
-        on_the_way = set(self._state.early.values())
-        ready: set[str] = set()
-        for step in self._job.steps:
-            ready.add(step.name)
-            if step.name in on_the_way and not everything:
-                break
+        to_come = frozenset[str]() if everything else frozenset().union(*self._on_the_way())
+        ready = {step.name for step in self._job.steps} - to_come
         for (name, _), packer in self._packers.items():
             for pack in packer.flush() if name in ready else ():
                 await self._packs.put(pack)
         await self._lane.flush(ready)
+
+    def _on_the_way(self) -> set[frozenset[str]]:
+        """Which steps rows have before them that are asked, or worked on, now."""
+        return set(self._state.early.values())
 
     # ---- asking ----
 
@@ -981,7 +1037,7 @@ class Engine:
             now = self._ledger.now(connection)
             return [
                 attempt
-                for step in self._job.steps
+                for step in llm_steps(self._job.steps)
                 for attempt in find_underived(
                     connection, self._ledger.realm, self._job.workload, step.name, now
                 )

@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any
 
 from batch_pipeline.engine.job import ChunkDone, FailedRow
-from batch_pipeline.engine.records import ChunkState, Finished, Member, share_of
+from batch_pipeline.engine.records import ChunkState, Finished, Member, Newest, share_of
 from batch_pipeline.engine.state import RunState
+from batch_pipeline.engine.step import Done
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.ledger.batches import (
     FINISH_ITEMS,
@@ -34,6 +35,8 @@ _MAX_FAILED_SHOWN = 20
 class ChunkHeldError(BatchPipelineError):
     """Another run holds a chunk, and did not let go of it within the bound."""
 
+
+_WENT_WELL = Done()
 
 Ending = tuple[FinishItems, ChunkState, list[Finished]]
 """One write, the chunk that it touches, and the rows that it ends."""
@@ -62,15 +65,15 @@ class Finisher:
                 asked for has paid, and is no cache hit.
         """
         asked = {} if line is None else dict(line.members)
-        last = self._state.job.next_step(member.step) is None
+        last = self._state.job.is_last(member.step)
         entries: list[Finished] = []
         for state, item in member.rows:
             paid = line is not None and asked.get(item.ordinal) == member.key
             if line is not None and paid:
                 self._count_line(state, item.ordinal, line)
                 if not last:
-                    carried = state.carried_nano.get(item.ordinal, 0)
-                    state.carried_nano[item.ordinal] = carried + _share(line, item.ordinal)
+                    state.paid.add(item.ordinal)
+                    self._carry(state, item, _share(line, item.ordinal))
             if not last:
                 continue
             entries.append(
@@ -89,19 +92,54 @@ class Finisher:
                 )
             )
         if not last:
-            self.through(member, hit.output)
+            self.through(member, hit.output, Newest(member.key, hit.model, hit.attempt_id))
             return
         self._finish(entries)
 
-    def through(self, member: Member, output: dict[str, Any]) -> None:
-        """Bring a member's rows on to their next step."""
-        step = self._state.job.next_step(member.step)
-        assert step is not None
+    def through(
+        self, member: Member, output: dict[str, Any] | None, newest: Newest | None = None
+    ) -> None:
+        """Bring a member's rows on to their next step.
+
+        Args:
+            member: the question of the step that they are through.
+            output: its answer; None where there is none, and the rows go on without.
+            newest: where that is stored.
+        """
         for state, item in member.rows:
             state.outputs.setdefault(item.ordinal, {})[member.step.name] = output
-            self._state.advanced.append((state, item, member.route, step))
+            if newest is not None:
+                state.newest[item.ordinal] = newest
+            self._state.advanced.append((state, item, member.route, member.step))
         self._state.close(member.key)
         self._state.on_advance()
+
+    @staticmethod
+    def _carry(state: ChunkState, item: Item, cost_nano: int) -> None:
+        """Note what a row has cost that is not at its end, to be written with its outcome."""
+        state.carried_nano[item.ordinal] = state.carried_nano.get(item.ordinal, 0) + cost_nano
+
+    def at_its_end(self, state: ChunkState, item: Item, done: Done = _WENT_WELL) -> None:
+        """End a row that has no step before it, or that a local step has ended.
+
+        Args:
+            state: its chunk.
+            item: the row.
+            done: what its last local step said of it.
+        """
+        newest = state.newest.get(item.ordinal)
+        good = done.outcome is Outcome.SUCCEEDED
+        outcome = ItemOutcome(
+            ordinal=item.ordinal,
+            outcome=done.outcome,
+            cached=good and item.ordinal not in state.paid,
+            cache_key=None if newest is None else newest.cache_key,
+            model=None if newest is None else newest.model,
+            attempt_id=None if newest is None else newest.attempt_id,
+            error_kind=None if good else done.kind,
+            error=None if good else f"Row {item.number} ({item.item_id}): {done.message}",
+        )
+        self._finish([(state, item, outcome)])
 
     def costs_of(self, members: Iterable[Member]) -> list[Unanswered]:
         """Notes of what members cost that are not at their end: their first rows have paid."""
@@ -149,6 +187,18 @@ class Finisher:
             return
         outcome = Outcome.BLOCKED if member.refused else Outcome.FAILED
         self.release([member.key])
+        if member.step.optional:
+            state, item = member.rows[0]
+            self._carry(state, item, member.cost_nano)
+            self._state.log.event(
+                "gone on without an answer",
+                item=item.item_id,
+                step=member.step.name,
+                kind=kind,
+                message=member.error,
+            )
+            self.through(member, None)
+            return
         self._finish(
             [
                 (
@@ -186,6 +236,7 @@ class Finisher:
         by_chunk: dict[str, list[Finished]] = {}
         for state, item, outcome in entries:
             state.outputs.pop(item.ordinal, None)
+            state.newest.pop(item.ordinal, None)
             if carried := state.carried_nano.pop(item.ordinal, 0):
                 outcome = replace(outcome, cost_nano=outcome.cost_nano + carried)
             by_chunk.setdefault(state.chunk.chunk_key, []).append((state, item, outcome))

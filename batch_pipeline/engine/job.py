@@ -7,18 +7,19 @@ does not: the running (engine.py, thread.py).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from batch_pipeline.engine.breaker import BreakerRules
-from batch_pipeline.engine.step import Row, Step
+from batch_pipeline.engine.step import AnyStep, Row, Step, llm_steps
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.limits.limiter import NO_LIMITS, Rates
 from batch_pipeline.providers.base import Codec, Usage
 from batch_pipeline.providers.batches import BatchApi
+from batch_pipeline.search.base import SearchAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,15 @@ def no_batch_api(provider: str, key_id: str) -> BatchApi:
     raise UsageError(f"There is no Batch API of {provider} here.", "Use the realtime lane.")
 
 
+SearchAccessOf = Callable[[str], SearchAccess | None]
+"""What it takes to call a search provider of that name; None where there is no key."""
+
+
+def no_search(provider: str) -> SearchAccess | None:
+    """For jobs that nobody gave search providers."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run over chunks of one batch.
@@ -184,35 +194,53 @@ class Job:
         workload: workload name.
         batch_id: the batch.
         chunk_keys: which of its chunks.
-        steps: the LLM tasks of a row, in order; the last one's answer is the row's.
+        steps: the tasks of a row, in order; what the last one that applies to it gives is the
+            row's.
         route: the models to call, in order of preference.
         settings: how.
         route_of: rows' own routes, or None where rows have none.
         used: the settings as the user knows them, kept with the run for the report.
         log_folder: where the run's log goes; None writes none.
         open_batch_api: opens the providers' Batch APIs.
+        search_access: gives the keys and addresses of search providers.
+        batch_created_at: when the batch was ingested (UTC seconds).
     """
 
     run_id: str
     workload: str
     batch_id: str
     chunk_keys: Sequence[str]
-    steps: Sequence[Step]
+    steps: Sequence[AnyStep]
     route: Sequence[Endpoint]
     settings: RunSettings
     route_of: RouteOf | None = None
     log_folder: Path | None = None
     used: dict[str, Any] = field(default_factory=dict)
     open_batch_api: OpenBatchApi = no_batch_api
+    search_access: SearchAccessOf = no_search
+    batch_created_at: float = 0.0
 
-    def next_step(self, step: Step) -> Step | None:
-        """The step after `step`; None where that is a row's last."""
-        place = self.steps.index(step) + 1
-        return self.steps[place] if place < len(self.steps) else None
+    def is_last(self, step: AnyStep) -> bool:
+        """Whether no row has a step after `step`."""
+        return step is self.steps[-1]
+
+    def steps_after(self, step: AnyStep | None, row: Row) -> Iterator[AnyStep]:
+        """The steps that a row has still before it.
+
+        Args:
+            step: the last one that it is through; None for none.
+            row: as far as it is known, with the answers of earlier steps.
+        """
+        place = 0 if step is None else self.steps.index(step) + 1
+        return (later for later in self.steps[place:] if later.applies(row))
+
+    def ahead(self, step: AnyStep, row: Row) -> frozenset[str]:
+        """Names of the steps that a row may reach after `step`."""
+        return frozenset(later.name for later in self.steps_after(step, row))
 
     def step_named(self, name: str) -> Step:
-        """The step of that name."""
-        return next(step for step in self.steps if step.name == name)
+        """The LLM step of that name."""
+        return next(step for step in llm_steps(self.steps) if step.name == name)
 
 
 @dataclass(slots=True)

@@ -11,11 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batch_pipeline.engine.job import FailedRow, Tally
-from batch_pipeline.engine.step import Step
+from batch_pipeline.engine.step import Row, Step
 from batch_pipeline.engine.upstream import Route, Upstream
 from batch_pipeline.ledger.batches import Chunk, Item, ItemOutcome
 from batch_pipeline.limits.limiter import Ticket
 from batch_pipeline.providers.base import WireCall
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest answer of a model about a row: where it is stored, and who paid for it."""
+
+    cache_key: str
+    model: str
+    attempt_id: str
 
 
 @dataclass(slots=True)
@@ -33,6 +42,14 @@ class ChunkState:
     # by ordinal: what the earlier steps of rows gave, by step, and what that cost
     outputs: dict[int, dict[str, Any]] = field(default_factory=dict)
     carried_nano: dict[int, int] = field(default_factory=dict)
+    # by ordinal: the newest answer of a model, and whether this run has paid for any
+    newest: dict[int, Newest] = field(default_factory=dict)
+    paid: set[int] = field(default_factory=set)
+
+    def known(self, item: Item) -> Row:
+        """The row, with what its earlier steps gave."""
+        earlier = self.outputs.get(item.ordinal)
+        return {**item.row, **earlier} if earlier else item.row
 
 
 @dataclass(slots=True)
@@ -56,8 +73,8 @@ Finished = tuple[ChunkState, Item, ItemOutcome]
 """A row, its chunk, and what it came to."""
 
 
-Through = tuple[Member, dict[str, Any]]
-"""A question of a step that is not a row's last, and its answer."""
+Through = tuple[Member, dict[str, Any], Newest]
+"""A question of a step that is not a row's last, its answer, and where that is stored."""
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from batch_pipeline.engine.records import (
     Finished,
     Flight,
     Member,
+    Newest,
     Through,
     chunks_of,
     share_of,
@@ -57,8 +58,11 @@ class Settler:
     def _settled(self, endings: list[Ending], through: Sequence[Through], held: list[bool]) -> None:
         self.settled_one.set()
         self._finisher.ended(endings, held)
-        for member, output in through:
-            self._finisher.through(member, output)
+        for member, output, newest in through:
+            # The first row has paid; those that share its question have not.
+            chunk, item = member.rows[0]
+            chunk.paid.add(item.ordinal)
+            self._finisher.through(member, output, newest)
 
     def reply(self, flight: Flight, reply: Reply, wire: WireReply) -> Answers:
         """Validate a reply and settle it with all that follows; a validator's bug loses nothing."""
@@ -110,7 +114,7 @@ class Settler:
                 derived=not answers.problems,
                 results=results,
                 finished=[request for request, _, _ in endings],
-                unanswered=self._finisher.costs_of(member for member, _ in through),
+                unanswered=self._finisher.costs_of(member for member, _, _ in through),
             ),
             endings,
             through,
@@ -134,9 +138,10 @@ class Settler:
         through: list[Through] = []
         for place, output in answers.valid.items():
             member = pack[place]
-            if self._state.job.next_step(member.step) is not None:
+            newest = Newest(member.key, flight.upstream.label, flight.attempt_id)
+            if not self._state.job.is_last(member.step):
                 # It stays open until that is committed, so that the run does not end before.
-                through.append((member, output))
+                through.append((member, output, newest))
                 continue
             self._state.close(member.key)
             for rank, (state, item) in enumerate(member.rows):

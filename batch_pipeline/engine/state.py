@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from batch_pipeline.clock import Clock
 from batch_pipeline.engine.job import Event, Job, Tally
 from batch_pipeline.engine.records import ChunkState, Member
-from batch_pipeline.engine.step import Step
+from batch_pipeline.engine.step import AnyStep
 from batch_pipeline.engine.upstream import Route, Upstream
 from batch_pipeline.ledger.batches import Item
 from batch_pipeline.ledger.calls import Owner
@@ -57,8 +57,9 @@ class RunState:
         wire_limit: how many may be there.
         note: what it waits for, for people.
         members: open questions by cache key.
-        early: of these, the keys of steps that are not a row's last, each with its step's name.
-        advanced: rows that are through a step, and wait to be asked the next one.
+        early: keys of those, and of rows at a local step, that have steps before them, each with
+            the names of these steps.
+        advanced: rows that are through a step (None: through none yet), and go on to the next one.
         on_advance: called when there is one.
         put_off: packs to be asked once more, because of an outage.
         before_send: tasks that wait and may be cancelled without losing a paid answer.
@@ -96,8 +97,8 @@ class RunState:
         self.wire_limit = job.settings.workers
         self.note = ""
         self.members: dict[str, Member] = {}
-        self.early: dict[str, str] = {}
-        self.advanced: list[tuple[ChunkState, Item, Route, Step]] = []
+        self.early: dict[str, frozenset[str]] = {}
+        self.advanced: list[tuple[ChunkState, Item, Route, AnyStep | None]] = []
         self.on_advance: Callable[[], None] = _nothing
         self.put_off: list[list[Member]] = []
         self.before_send: set[asyncio.Task[Any]] = set()
@@ -176,8 +177,28 @@ class RunState:
     def open(self, member: Member) -> None:
         """A question is being asked."""
         self.members[member.key] = member
-        if self.job.next_step(member.step) is not None:
-            self.early[member.key] = member.step.name
+        self.join(member, member.rows)
+
+    def join(self, member: Member, rows: Iterable[tuple[ChunkState, Item]]) -> None:
+        """Rows share a question that is open."""
+        if not self.job.is_last(member.step):
+            names = self.early.get(member.key, frozenset())
+            for chunk, item in rows:
+                names |= self.job.ahead(member.step, chunk.known(item))
+            self.early[member.key] = names
+
+    def at_work(self, key: str, names: frozenset[str]) -> None:
+        """A row is at a local step, with these steps before it; `at_work_no_more` when it is done.
+
+        Args:
+            key: names the row and the step.
+            names: of the steps before it.
+        """
+        self.early[key] = names
+
+    def at_work_no_more(self, key: str) -> None:
+        """It is done with its local step."""
+        self._no_more_early(key)
 
     def close(self, key: str) -> Member | None:
         """It is not any more; None where it was not."""

@@ -251,7 +251,29 @@ def budgets_of(
     spending: Spending, realm: str, workload: str, batch_id: str, upstream: Upstream, at: float
 ) -> tuple[Budget, ...]:
     """The budgets that an attempt at `upstream` must fit into."""
-    workload_day, provider_day = upstream.days(at)
+    provider = upstream.endpoint.provider
+    return budgets_at(spending, realm, workload, batch_id, provider, upstream.days(at))
+
+
+def budgets_at(
+    spending: Spending,
+    realm: str,
+    workload: str,
+    batch_id: str,
+    provider: str,
+    days: tuple[str, str],
+) -> tuple[Budget, ...]:
+    """The budgets that an attempt at a provider must fit into.
+
+    Args:
+        spending: what may be spent.
+        realm: the realm.
+        workload: the workload.
+        batch_id: the batch.
+        provider: the provider.
+        days: the day of the workload's budget, and that of the provider's.
+    """
+    workload_day, provider_day = days
     found = []
     if spending.batch_nano is not None:
         found.append(Budget(Account(realm, Scope.BATCH, batch_id), spending.batch_nano))
@@ -259,7 +281,7 @@ def budgets_of(
         account = Account(realm, Scope.WORKLOAD, workload, workload_day)
         found.append(Budget(account, spending.workload_day_nano))
     if spending.provider_day_nano is not None:
-        account = Account(realm, Scope.PROVIDER, upstream.endpoint.provider, provider_day)
+        account = Account(realm, Scope.PROVIDER, provider, provider_day)
         found.append(Budget(account, spending.provider_day_nano))
     return tuple(found)
 

@@ -74,6 +74,7 @@ class SearchProvider:
         base_url_variable: environment variable of another address.
         default_base_url: where it answers.
         simulator_path: where the simulator plays it, below the simulator's address.
+        limit_name: what its limit goes by: endpoints of one name share one limit.
         requests_per_minute: its published limit; None where there is none.
         cost_usd: what one call costs by the price list; 0 where it is part of a subscription.
         timeout_s: seconds until a call counts as timed out.
@@ -87,6 +88,7 @@ class SearchProvider:
     base_url_variable: str
     default_base_url: str
     simulator_path: str
+    limit_name: str
     requests_per_minute: float | None = None
     cost_usd: float = 0.0
     timeout_s: float = 30.0

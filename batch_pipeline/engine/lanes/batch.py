@@ -30,6 +30,7 @@ from batch_pipeline.engine.lanes.desk import Advance, JobDesk, JobTakenError
 from batch_pipeline.engine.packing import Packer, halve
 from batch_pipeline.engine.records import Built, Member
 from batch_pipeline.engine.state import RunState
+from batch_pipeline.engine.step import llm_steps
 from batch_pipeline.engine.upstream import Route, Upstream, budgets_of
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.calls import NewAttempt
@@ -192,7 +193,8 @@ class BatchLane:
     def _realtime_s(self, upstream: Upstream) -> float:
         """How long the run's rows would take in real time, generously."""
         rate = upstream.gate.requests_per_s or _UNPACED_PER_S
-        requests = sum(self._state.total / step.max_items for step in self._state.job.steps)
+        steps = llm_steps(self._state.job.steps)
+        requests = sum(self._state.total / step.max_items for step in steps)
         return requests / rate + _DEADLINE_MARGIN_S
 
     # ---- the life of the lane ----
@@ -580,7 +582,7 @@ class BatchLane:
                 batch_id=None if self._settings.wait else job.batch_id,
                 states=[JobState.ENDED],
             )
-        names = {step.name for step in job.steps}
+        names = {step.name for step in llm_steps(job.steps)}
         return [one for one in found if one.step in names]
 
     async def _hold(self, find: Callable[[], list[ProviderJob]] | None = None) -> list[ProviderJob]:
