@@ -22,6 +22,7 @@ from batch_pipeline.ledger.tables import NANO, attempts
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator.prices import price_usd
 from batch_pipeline.simulator.wire import Usage
+from batch_pipeline.workloads.base import load_workload
 from batch_pipeline.workloads.config import load_workload_config
 from batch_pipeline.workloads.results import stream_results
 from batch_pipeline.workloads.runner import deliver, open_ledger, require_batch
@@ -294,7 +295,8 @@ def _money(folder: Path, server: Simulator) -> _Money:
 
 def _outputs(folder: Path) -> dict[str, Any]:
     with open_ledger(_settings(folder), "simulated") as ledger:
-        return {found.item.item_id: found.output for found in stream_results(ledger, BATCH)}
+        rows = stream_results(ledger, require_batch(ledger, BATCH), load_workload("news"))
+        return {found.item.item_id: found.output for found in rows}
 
 
 # ---- the sensor ----------------------------------------------------------------------------------

@@ -62,7 +62,13 @@ from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.workloads.compare import estimate_ingested, stored_estimate
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
 from batch_pipeline.workloads.daily import keep_to_day
-from batch_pipeline.workloads.estimate import Estimate, LaneFigures, basis_line
+from batch_pipeline.workloads.estimate import (
+    STEP_HEADS,
+    Estimate,
+    LaneFigures,
+    basis_line,
+    step_rows,
+)
 from batch_pipeline.workloads.lane import SUBMITTING
 from batch_pipeline.workloads.runner import (
     batch_folder,
@@ -228,7 +234,7 @@ def _estimate_markdown(found: Estimate) -> str:
             label,
             f"{amount.input_tokens:,}",
             f"{amount.output_tokens:,}",
-            "unknown" if amount.cost_usd is None else money(amount.cost_usd),
+            _cost(amount.cost_usd),
         ]
         for label, amount in (
             ("low", found.low),
@@ -245,10 +251,7 @@ def _estimate_markdown(found: Estimate) -> str:
     lanes = [
         [
             one.lane,
-            *(
-                "unknown" if amount.cost_usd is None else money(amount.cost_usd)
-                for amount in (one.low, one.expected, one.worst)
-            ),
+            *(_cost(amount.cost_usd) for amount in (one.low, one.expected, one.worst)),
             _time_of(one),
         ]
         for one in found.lanes
@@ -257,7 +260,13 @@ def _estimate_markdown(found: Estimate) -> str:
         markdown_table(heads, rows),
         markdown_table(["lane", "low", "expected", "worst", "time"], lanes),
     ]
+    if steps := step_rows(found, _cost):
+        tables.append(markdown_table([head.lower() for head in STEP_HEADS], steps))
     return "\n\n".join([*tables, *markdown_lines(said)])
+
+
+def _cost(usd: float | None) -> str:
+    return "unknown" if usd is None else money(usd)
 
 
 def _time_of(figures: LaneFigures) -> str:
@@ -435,6 +444,7 @@ def _plan(
         columns=batch.columns,
         log_folder=settings.logs,
         submit_only=submit,
+        batch_created_at=batch.created_at,
     )
     _tag_run(context, batch, realm)
     if asked["force"]:

@@ -10,14 +10,20 @@ import difflib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from batch_pipeline.engine.step import Row, Step
+from batch_pipeline.engine.step import AnyStep, Row, Step
 from batch_pipeline.errors import UsageError
 from batch_pipeline.sinks.files import DEFAULT_FORMATS
 from batch_pipeline.sources.table import InputRow, InputTable
 
+if TYPE_CHECKING:
+    from batch_pipeline.ledger.batches import Batch
+    from batch_pipeline.ledger.store import Ledger
+
 __all__ = [
+    "AnyStep",
+    "DeliversFiles",
     "InputRow",
     "InputTable",
     "Row",
@@ -31,6 +37,7 @@ __all__ = [
 
 # Imported when used: reading one workload must not pay for the others.
 _OWN_WORKLOADS = {
+    "articles": "batch_pipeline.workloads.articles.workload:ArticlesWorkload",
     "news": "batch_pipeline.workloads.news.workload:NewsWorkload",
     "roadmaps": "batch_pipeline.workloads.roadmaps.workload:RoadmapsWorkload",
 }
@@ -39,7 +46,9 @@ _OWN_WORKLOADS = {
 class Workload(Protocol):
     """What to do with one kind of table.
 
-    A workload may also have `deliverable_formats` (see below), and `summarize` (summary.py).
+    A workload may also have `deliverable_formats` (see below), `summarize` (summary.py),
+    `deliver_files` (DeliversFiles), and `result_step`: the name of the local step whose documents
+    are the rows' results; without it, the last model's answers are.
     """
 
     name: str
@@ -59,12 +68,16 @@ class Workload(Protocol):
         """Why a row needs no call (nothing to ask about), or empty."""
         ...
 
-    def steps(self, prompt: str, knobs: Mapping[str, Any]) -> Sequence[Step]:
-        """The step DAG, in order.
+    def steps(self, prompt: str, knobs: Mapping[str, Any]) -> Sequence[AnyStep]:
+        """The step DAG, in order; at least one of them asks a model.
 
         Args:
             prompt: prompt.md.
-            knobs: the operator's (pack, timeout_s); those absent have defaults.
+            knobs: the operator's `pack` and `timeout_s`, where they are set; `folder`, where
+                defs.yaml and what else the operator edits are; `options`, the workload's own.
+
+        Raises:
+            UsageError: a knob, an option or a file cannot be used.
         """
         ...
 
@@ -99,6 +112,38 @@ def deliverable_formats(workload: Workload) -> Sequence[str]:
     """Formats of a workload's deliverables: its own choice, else those of every workload."""
     formats: Sequence[str] = getattr(workload, "deliverable_formats", DEFAULT_FORMATS)
     return formats
+
+
+@runtime_checkable
+class DeliversFiles(Protocol):
+    """What a workload has besides `Workload` when it writes more files than the tables."""
+
+    def deliver_files(self, ledger: Ledger, batch: Batch, folder: Path) -> list[Path]:
+        """Write a batch's further files; those of earlier times that do not hold any more go.
+
+        Args:
+            ledger: the ledger.
+            batch: the batch.
+            folder: where to; it exists.
+
+        Returns:
+            The files to name in the report: not more than a handful.
+        """
+        ...
+
+
+def no_options(name: str, knobs: Mapping[str, Any]) -> None:
+    """For workloads that have no options of their own.
+
+    Raises:
+        UsageError: there are some.
+    """
+    if knobs.get("options"):
+        raise UsageError(
+            f"The workload {name} has no options of its own, but got: "
+            f"{', '.join(knobs['options'])}.",
+            "Remove them from `options` in defs.yaml or in the launchpad.",
+        )
 
 
 def default_sample(workload: str, root: Path) -> Path:

@@ -155,6 +155,14 @@ class Knobs(BaseModel):
         default=False, description="Ask blocked rows again as well as failed ones."
     )
     no_enrich: bool = Field(default=False, description="Export the rows without any call.")
+    row_routes: bool = Field(
+        default=True,
+        description="Whether rows may name a route of their own; otherwise all take `route`.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What only this workload knows; its page in docs/ lists them.",
+    )
 
 
 class WorkloadConfig(Knobs):
@@ -200,10 +208,14 @@ class WorkloadConfig(Knobs):
     def with_options(self, options: dict[str, Any]) -> WorkloadConfig:
         """A copy in which the options that are given (not None) win.
 
+        Of `options`, those that are given win one by one.
+
         Raises:
             UsageError: an option has a value it cannot have.
         """
         given = {name: value for name, value in options.items() if value is not None}
+        if "options" in given:
+            given["options"] = {**self.options, **given["options"]}
         try:
             return WorkloadConfig.model_validate(
                 {**self.model_dump(exclude={"folder"}), **given, "folder": self.folder}

@@ -78,7 +78,7 @@ def rows_of_job(ledger: Ledger, batch: Batch, job: str) -> Iterator[dict[str, An
     wanted = None if one is None else one.job_id
     by_attempt = job_of_attempts(ledger, jobs) if wanted or name.endswith(REST) else {}
     workload = load_workload(batch.workload)
-    for result in stream_results(ledger, batch.batch_id):
+    for result in stream_results(ledger, batch, workload):
         item = result.item
         answered_by = by_attempt.get(item.attempt_id or "")
         if by_attempt and answered_by != wanted:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.ledger.batches import Batch, Item, stream_items
 from batch_pipeline.ledger.calls import find_results
+from batch_pipeline.ledger.documents import read_documents
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 
@@ -31,21 +32,26 @@ class RowResult:
 
 
 def stream_results(
-    ledger: Ledger, batch_id: str, *, with_outputs: bool = True
+    ledger: Ledger, batch: Batch, workload: Workload, *, with_outputs: bool = True
 ) -> Iterator[RowResult]:
     """All rows of a batch, in order, page by page so that memory stays flat.
 
     Args:
         ledger: the ledger.
-        batch_id: the batch.
+        batch: the batch.
+        workload: its workload.
         with_outputs: whether outputs are looked up; else all are None.
     """
-    items = stream_items(ledger, batch_id)
+    step = getattr(workload, "result_step", None)
+    items = stream_items(ledger, batch.batch_id)
     while page := list(islice(items, _PAGE)):
-        stored = _outputs(ledger, page) if with_outputs else {}
+        stored: Mapping[int, Any] = {}
+        if with_outputs:
+            stored = (
+                _outputs(ledger, page) if step is None else _documents(ledger, batch, page, step)
+            )
         for item in page:
-            done = item.outcome is Outcome.SUCCEEDED
-            yield RowResult(item, stored.get((item.cache_key, item.model)) if done else None)
+            yield RowResult(item, stored.get(item.ordinal))
 
 
 def deliverable_rows(
@@ -62,7 +68,7 @@ def deliverable_rows(
         batch: the batch.
         only_input: leave all outputs out.
     """
-    for result in stream_results(ledger, batch.batch_id, with_outputs=not only_input):
+    for result in stream_results(ledger, batch, workload, with_outputs=not only_input):
         item = result.item
         yield {
             "item_id": item.item_id,
@@ -72,14 +78,24 @@ def deliverable_rows(
         }
 
 
-def _outputs(ledger: Ledger, page: list[Item]) -> dict[tuple[str | None, str | None], Any]:
+def _outputs(ledger: Ledger, page: list[Item]) -> dict[int, Any]:
+    """The answers that rows ended with, by ordinal."""
     keys: dict[str, set[str]] = {}
-    for item in page:
-        if item.outcome is Outcome.SUCCEEDED and item.cache_key and item.model:
+    done = [item for item in page if item.outcome is Outcome.SUCCEEDED]
+    for item in done:
+        if item.cache_key and item.model:
             keys.setdefault(item.model, set()).add(item.cache_key)
     found: dict[tuple[str | None, str | None], Any] = {}
     with ledger.read() as connection:
         for model, wanted in keys.items():
             stored = find_results(connection, ledger.realm, sorted(wanted), [model])
             found.update({(key, model): result.output for key, result in stored.items()})
-    return found
+    return {item.ordinal: found.get((item.cache_key, item.model)) for item in done}
+
+
+def _documents(ledger: Ledger, batch: Batch, page: list[Item], step: str) -> dict[int, Any]:
+    """What a local step gave for rows that succeeded, by ordinal."""
+    done = [item.ordinal for item in page if item.outcome is Outcome.SUCCEEDED]
+    with ledger.read() as connection:
+        kept = read_documents(connection, ledger.realm, batch.batch_id, done, steps=[step])
+    return {ordinal: by_step[step].content for ordinal, by_step in kept.items()}

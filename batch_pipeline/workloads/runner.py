@@ -23,7 +23,7 @@ from batch_pipeline.engine.job import (
     RunSettings,
     Spending,
 )
-from batch_pipeline.engine.step import Row, Step
+from batch_pipeline.engine.step import AnyStep, Row, Step, llm_steps
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch, NewItem, find_batch, ingest
 from batch_pipeline.ledger.store import Ledger
@@ -42,10 +42,11 @@ from batch_pipeline.providers.registry import (
     parse_route,
     resolve_access,
 )
+from batch_pipeline.search.registry import resolve_search_access
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.sinks.files import write_deliverables
 from batch_pipeline.sources.table import InputTable, canonical_hash
-from batch_pipeline.workloads.base import Workload, deliverable_formats
+from batch_pipeline.workloads.base import DeliversFiles, Workload, deliverable_formats
 from batch_pipeline.workloads.config import WorkloadConfig
 from batch_pipeline.workloads.results import deliverable_rows
 
@@ -177,18 +178,24 @@ def new_items(workload: Workload, table: InputTable, route_column: str = "") -> 
 
 
 def resolve_step(config: WorkloadConfig) -> Step:
-    """The last of the workload's LLM tasks: its answers are the rows'."""
-    return resolve_steps(config)[-1]
+    """The last of the workload's LLM tasks: what rows end with has its output model."""
+    return llm_steps(resolve_steps(config))[-1]
 
 
-def resolve_steps(config: WorkloadConfig) -> Sequence[Step]:
-    """The workload's LLM tasks in order, with the operator's knobs."""
-    knobs = {
+def resolve_steps(config: WorkloadConfig) -> Sequence[AnyStep]:
+    """The workload's tasks in order, with the operator's knobs.
+
+    Raises:
+        UsageError: a knob, an option or a file of the workload cannot be used.
+    """
+    knobs: dict[str, Any] = {
         name: value
         for name, value in (("pack", config.pack), ("timeout_s", config.timeout_s))
         if value is not None
     }
-    return config.domain.steps(config.prompt, knobs)
+    return config.domain.steps(
+        config.prompt, {**knobs, "folder": config.folder, "options": config.options}
+    )
 
 
 AUTO = "auto"
@@ -450,6 +457,7 @@ def plan_job(
     columns: Sequence[str] = (),
     log_folder: Path | None = None,
     submit_only: bool = False,
+    batch_created_at: float = 0.0,
 ) -> Job:
     """The engine job for some chunks of a batch.
 
@@ -463,6 +471,7 @@ def plan_job(
         columns: the table's columns: rows may name their own route in one of them.
         log_folder: where the run's log goes; None writes none.
         submit_only: rows of the batch lane go up, and nothing else is done.
+        batch_created_at: when the batch was ingested (UTC seconds).
     """
     route = resolve_route(config, simulator)
     lane = lane_of(config, route, submit_only=submit_only)
@@ -477,7 +486,9 @@ def plan_job(
     )
     steps = resolve_steps(config)
     used = config.model_dump(mode="json", exclude={"folder", "schedule", "prompt_file"})
-    probe = LlmRequest(route[0].model, system="", user="", temperature=steps[0].temperature)
+    probe = LlmRequest(
+        route[0].model, system="", user="", temperature=llm_steps(steps)[0].temperature
+    )
     used["models"] = [endpoint.label for endpoint in route]
     used["enqueued_limit"] = route[0].enqueued_tokens
     if lane.deadline_at is not None:
@@ -498,11 +509,13 @@ def plan_job(
         route=route,
         settings=settings,
         route_of=_rows_own_routes(config, simulator, route)
-        if config.route_column in columns
+        if config.row_routes and config.route_column in columns
         else None,
         log_folder=log_folder,
         used={**used, "realm": realm},
         open_batch_api=batch_api_opener(simulator),
+        search_access=lambda name: resolve_search_access(name, os.environ, simulator),
+        batch_created_at=batch_created_at,
     )
 
 
@@ -536,7 +549,7 @@ def deliver(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     stamp = datetime.fromtimestamp(ledger.clock.now(), UTC).strftime("%Y%m%d_%H%M%S")
     stem = workload.deliverable_stem(batch.batch_id, batch.table_name, stamp)
-    return write_deliverables(
+    files = write_deliverables(
         folder,
         stem,
         workload.deliverable_columns,
@@ -544,6 +557,9 @@ def deliver(
         search_columns=workload.search_columns,
         formats=deliverable_formats(workload),
     )
+    if isinstance(workload, DeliversFiles) and not only_input:
+        files += workload.deliver_files(ledger, batch, folder)
+    return files
 
 
 def require_batch(ledger: Ledger, batch_id: str) -> Batch:

@@ -83,7 +83,7 @@ def summarize_batch(ledger: Ledger, batch: Batch) -> Summary | None:
         return None
     if not isinstance(workload, Summarizing):
         return None
-    return workload.summarize(stream_results(ledger, batch.batch_id))
+    return workload.summarize(stream_results(ledger, batch, workload))
 
 
 class LabelCounts:

@@ -19,6 +19,7 @@ from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.settings import load_settings
 from batch_pipeline.sources.table import InputTable, canonical_hash
 from batch_pipeline.sources.urls import FetchPages, open_urls
+from batch_pipeline.workloads.base import no_options
 from batch_pipeline.workloads.news.articles import (
     CONTENTS,
     EXTRACTED,
@@ -109,6 +110,7 @@ class NewsWorkload:
         Raises:
             UsageError: for a `pack` outside 1 to 20.
         """
+        no_options(self.name, knobs)
         pack = knobs.get("pack", 1)
         if isinstance(pack, bool) or not isinstance(pack, int) or not 1 <= pack <= MAX_PACK:
             raise UsageError(

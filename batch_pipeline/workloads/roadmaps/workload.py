@@ -16,7 +16,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.settings import load_settings, project_root
 from batch_pipeline.sources.files import open_table
 from batch_pipeline.sources.table import InputRow, InputTable
-from batch_pipeline.workloads.base import default_sample
+from batch_pipeline.workloads.base import default_sample, no_options
 from batch_pipeline.workloads.roadmaps.folder import (
     INPUT_COLUMNS,
     find_roadmap,
@@ -101,6 +101,7 @@ class RoadmapsWorkload:
         Raises:
             UsageError: for a `pack` outside 1 to 20.
         """
+        no_options(self.name, knobs)
         pack = knobs.get("pack", MAX_PACK)
         if isinstance(pack, bool) or not isinstance(pack, int) or not 1 <= pack <= MAX_PACK:
             raise UsageError(
