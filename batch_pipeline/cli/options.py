@@ -6,6 +6,7 @@ What belongs here: option declarations and turning them into knobs. What does no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,6 +73,7 @@ Workers = Annotated[
     str | None,
     typer.Option(
         "--workers",
+        "--parallel",
         metavar="N|auto",
         parser=_workers,
         help="Requests in flight at once; `auto` follows the limits and the servers.",
@@ -151,6 +153,47 @@ ItemsPerDay = Annotated[
         help="Ask about at most so many rows of the batch in a day (UTC); run again each day.",
     ),
 ]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        "--provider",
+        help="One provider for all rows, with its default model or --model: wins over the rows' "
+        "own.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="One model for all rows: wins over the rows' own.", show_default=False
+    ),
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        click_type=click.Choice(["multi_stage", "single_shot"]),
+        help="Articles: how all jobs are written; wins over their column.",
+        show_default=False,
+    ),
+]
+NoAhrefs = Annotated[
+    bool,
+    typer.Option(
+        "--no-ahrefs",
+        help="Articles: heuristic search results for all jobs; wins over their column.",
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="One of the workload's own options, as in defs.yaml; give it again for more.",
+        show_default=False,
+    ),
+]
+
 IncludeBlocked = Annotated[
     bool, typer.Option("--include-blocked", help="Ask blocked rows again as well as failed ones.")
 ]
@@ -164,6 +207,49 @@ def given(**options: Any) -> dict[str, Any]:
     return {
         name: value for name, value in options.items() if value is not None and value is not False
     }
+
+
+def overrides(
+    provider: str | None,
+    model: str | None,
+    strategy: str | None = None,
+    no_ahrefs: bool = False,
+    options: list[str] | None = None,
+) -> dict[str, Any]:
+    """The knobs behind options that win over what rows say.
+
+    Raises:
+        UsageError: no provider has that model, or an --option is no NAME=VALUE.
+    """
+    found: dict[str, Any] = {}
+    if provider or model:
+        from batch_pipeline.workloads.runner import route_named
+
+        found = {"route": route_named(provider, model), "row_routes": False}
+    own: dict[str, Any] = {}
+    for text in options or []:
+        import yaml
+
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--option {text!r} is no NAME=VALUE.", "Write it like country=us.")
+        own[name.strip()] = yaml.safe_load(value)
+    if strategy:
+        own["strategy"] = strategy
+    if no_ahrefs:
+        own["use_ahrefs"] = False
+    return found | ({"options": own} if own else {})
+
+
+def overrides_said(knobs: Mapping[str, Any]) -> list[str]:
+    """What to tell the user of options that win over what rows say."""
+    said = []
+    if knobs.get("row_routes") is False:
+        said.append(f"All rows take the route {knobs['route']}: it wins over their own.")
+    for name, value in knobs.get("options", {}).items():
+        if not name.startswith("default_"):
+            said.append(f"{name} = {value} wins over what the rows say of it.")
+    return said
 
 
 def roadmap_folders(config: WorkloadConfig, option: str) -> list[Path]:

@@ -59,6 +59,11 @@ def run(
     daily_budget: opt.DailyBudget = None,
     provider_daily_budget: opt.ProviderDailyBudget = None,
     fallback: opt.Fallback = None,
+    provider: opt.Provider = None,
+    model: opt.Model = None,
+    strategy: opt.Strategy = None,
+    no_ahrefs: opt.NoAhrefs = False,
+    option: opt.Options = None,
     pack: opt.Pack = None,
     chunk_size: opt.ChunkSize = None,
     limit: opt.Limit = None,
@@ -113,6 +118,9 @@ def run(
         include_blocked=include_blocked,
         no_enrich=no_enrich,
     ) | ({} if fallback is None else {"fallback": fallback})
+    knobs |= opt.overrides(provider, model, strategy, no_ahrefs, option)
+    for line in opt.overrides_said(knobs):
+        voice.note(line)
     request = RunRequest(
         workload=workload,
         source=source,
@@ -143,6 +151,11 @@ def retry(
     daily_budget: opt.DailyBudget = None,
     provider_daily_budget: opt.ProviderDailyBudget = None,
     fallback: opt.Fallback = None,
+    provider: opt.Provider = None,
+    model: opt.Model = None,
+    strategy: opt.Strategy = None,
+    no_ahrefs: opt.NoAhrefs = False,
+    option: opt.Options = None,
     pack: opt.Pack = None,
     limit: opt.Limit = None,
     simulate: opt.Simulate = None,
@@ -183,6 +196,7 @@ def retry(
             include_blocked=include_blocked,
         )
         | ({} if fallback is None else {"fallback": fallback})
+        | opt.overrides(provider, model, strategy, no_ahrefs, option)
     )
     request = RunRequest(
         workload=found.workload,

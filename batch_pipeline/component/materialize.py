@@ -49,6 +49,7 @@ from batch_pipeline.ledger.batches import (
     list_batches,
     mark_launched,
     read_items,
+    renew_blocked,
     set_budget,
     set_estimate,
     start_generation,
@@ -450,6 +451,9 @@ def _plan(
     if asked["force"]:
         count = start_generation(ledger, batch_id, used.limit)
         context.log.info(f"Forced: {count:,} finished rows are asked again.")
+    if used.include_blocked:
+        count = renew_blocked(ledger, batch_id, used.limit)
+        context.log.info(f"{count:,} blocked rows are asked anew.")
     mark_launched(ledger, batch_id, context.run.run_id)
     context.log.info(
         f"{'SIMULATED: ' if realm == 'simulated' else ''}{len(keys)} chunks of batch {batch_id} "

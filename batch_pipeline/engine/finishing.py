@@ -18,6 +18,7 @@ from batch_pipeline.engine.step import Done
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.ledger.batches import (
     FINISH_ITEMS,
+    REFUSED,
     UNLEASE_CHUNK,
     FinishItems,
     Item,
@@ -209,7 +210,7 @@ class Finisher:
                         outcome=outcome,
                         cache_key=member.key,
                         model=model or member.route[0].label,
-                        error_kind="refused" if member.refused else kind,
+                        error_kind=REFUSED if member.refused else kind,
                         error=f"Row {item.number} ({item.item_id}): {member.error}",
                         cost_nano=member.cost_nano if rank == 0 else 0,
                     ),

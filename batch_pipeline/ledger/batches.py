@@ -26,6 +26,9 @@ MAX_CHUNKS = 200
 TRIAL = "trial"
 """`launch` of a batch that `try` made: a few rows without Dagster partitions."""
 
+REFUSED = "refused"
+"""`error_kind` of a row that a model declined."""
+
 INPUT_ERROR = "input"
 """`error_kind` of a row that could not be read: retrying cannot help, a corrected file can."""
 
@@ -495,6 +498,45 @@ def start_generation(ledger: Ledger, batch_id: str, limit: int | None = None) ->
             )
         )
         return int(done.rowcount)
+
+
+def renew_blocked(ledger: Ledger, batch_id: str, limit: int | None = None) -> int:
+    """Make rows pending again that a check of ours has blocked; their old answers are no hits.
+
+    Rows that a model declined have no answer: asking them again needs nothing of the kind.
+
+    Args:
+        ledger: the ledger.
+        batch_id: the batch.
+        limit: only the first so many.
+
+    Returns:
+        How many rows were made pending.
+    """
+    blocked = sa.and_(
+        items.c.realm == ledger.realm,
+        items.c.batch_id == batch_id,
+        items.c.outcome == Outcome.BLOCKED.value,
+        sa.func.coalesce(items.c.error_kind, "") != REFUSED,
+    )
+    if limit is not None:
+        first = sa.select(items.c.ordinal).where(blocked).order_by(items.c.ordinal).limit(limit)
+        blocked = sa.and_(blocked, items.c.ordinal.in_(first))
+    with ledger.write() as connection:
+        done = connection.execute(
+            items.update()
+            .where(blocked)
+            .values(
+                outcome=Outcome.PENDING.value,
+                cached=False,
+                error=None,
+                error_kind=None,
+                settled_at=None,
+                fresh_after=ledger.now(connection),
+                lane_tries=0,
+            )
+        )
+    return int(done.rowcount)
 
 
 def mark_launched(ledger: Ledger, batch_id: str, run_id: str) -> None:

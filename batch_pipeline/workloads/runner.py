@@ -257,6 +257,28 @@ def _auto(simulator: str | None) -> tuple[ModelRef, ...]:
     return tuple(ref for _, ref in sorted(found, key=lambda pair: pair[0]))
 
 
+def route_named(provider: str | None, model: str | None) -> str:
+    """The route of one model that is named by its provider, its name, or both.
+
+    Raises:
+        UsageError: there is no such provider, or the model's provider cannot be told.
+    """
+    if provider is not None:
+        name = find_provider(provider).name
+        return name if model is None else str(parse_route(f"{name}/{model}")[0])
+    assert model is not None
+    if "/" in model:
+        return str(parse_route(model)[0])
+    family = model.partition("-")[0]
+    for one in PROVIDERS.values():
+        if one.default_model.partition("-")[0] == family:
+            return f"{one.name}/{model}"
+    raise UsageError(
+        f"The model {model!r} alone does not say whom to ask.",
+        f"Name the provider as well: --provider NAME --model {model}.",
+    )
+
+
 def resolve_route(
     config: WorkloadConfig, simulator: str | None, text: str | None = None
 ) -> tuple[Endpoint, ...]:
