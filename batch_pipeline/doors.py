@@ -312,7 +312,7 @@ class _Door:
             tags: of the run.
             may_fail: a Failure that the asset raises on purpose is a result, not an error.
         """
-        from dagster import DagsterRunStatus
+        from dagster import AssetKey, DagsterRunStatus
         from dagster._core.definitions.job_base import InMemoryJob
         from dagster._core.errors import DagsterExecutionInterruptedError
         from dagster._core.execution.api import execute_run_iterator
@@ -337,6 +337,7 @@ class _Door:
             remote_job_origin=_origin(definition.name),
         )
         metadata: dict[str, Any] = {}
+        key = AssetKey([workload, asset])
         failure, on_purpose, interrupted = "", False, False
         try:
             for event in execute_run_iterator(InMemoryJob(definition), run, self._instance):
@@ -346,7 +347,7 @@ class _Door:
                     # Dagster wraps what an op raised; the cause is what the user can act on.
                     cause = data.error and (data.error.cause or data.error)
                     failure = cause.message.strip() if cause else ""
-                elif event.is_step_materialization:
+                elif event.is_step_materialization and event.asset_key == key:
                     found = event.step_materialization_data.materialization.metadata
                     metadata = {name: entry.value for name, entry in found.items()}
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):

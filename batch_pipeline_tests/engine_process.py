@@ -26,7 +26,7 @@ def start(
     **settings: Any,
 ) -> subprocess.Popen[str]:
     """Start a run of `batch_id`, or some of its chunks, with the bench's folder and knobs."""
-    knobs = bench.config.model_dump(include=set(Knobs.model_fields))
+    knobs = bench.config.model_dump(include={*Knobs.model_fields, "workload"})
     return subprocess.Popen(
         [
             sys.executable,

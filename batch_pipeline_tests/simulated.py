@@ -33,6 +33,7 @@ QUICK: dict[str, Any] = {
     "latency": {"base_s": 0.01, "per_output_token_s": 0.0, "jitter_s": 0.01},
     "batches": [{"duration_s": 0.3, "per_line_s": 0.0, "duration_jitter": 0.0}],
     "clock": {"speed": 1.0, "frozen": False},
+    "ahrefs_per_minute": 6_000,
 }
 
 
@@ -106,16 +107,19 @@ class Bench:
     Args:
         folder: the installation's data folder.
         simulator: what plays the providers.
-        knobs: the operator's, over those of defs/roadmaps/defs.yaml.
+        workload: what its batches are.
+        knobs: the operator's, over those of the workload's defs.yaml.
     """
 
-    def __init__(self, folder: Path, simulator: Simulator, **knobs: Any) -> None:
+    def __init__(
+        self, folder: Path, simulator: Simulator, *, workload: str = "roadmaps", **knobs: Any
+    ) -> None:
         url = os.environ.get(LEDGER_VARIABLE) or f"sqlite:///{folder / 'ledger.db'}"
         self.settings = Settings(folder, url, True)
         self.simulator = simulator
-        config = load_workload_config("roadmaps")
+        config = load_workload_config(workload)
         self.config: WorkloadConfig = config.model_copy(
-            update={"rate_limit": None, "workers": 8, **knobs}
+            update={"rate_limit": None, "tier": None, "workers": 8, **knobs}
         )
 
     def open(self) -> Ledger:
@@ -146,11 +150,10 @@ class Bench:
         job = plan_job(
             self.config,
             run_id=run_id,
-            batch_id=batch.batch_id,
+            batch=batch,
             chunk_keys=chunks,
             realm="simulated",
             simulator=self.simulator.url,
-            columns=batch.columns,
         )
         quick = {"backoff_s": 0.02, "max_backoff_s": 0.2, **settings}
         return replace(job, settings=replace(job.settings, **quick))

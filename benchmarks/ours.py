@@ -93,7 +93,7 @@ def main() -> None:
         planned = plan_job(
             config,
             run_id=f"bench {time.time_ns()}",
-            batch_id=batch.batch_id,
+            batch=batch,
             chunk_keys=[chunk.chunk_key for chunk in chunks],
             realm="simulated",
             simulator=job["url"],

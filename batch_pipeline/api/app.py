@@ -27,6 +27,7 @@ under the same name is the same batch, so a request that was cut off may simply 
 _TAGS = [
     {"name": "batch", "description": "Batches: submit, status, results, cancel, report."},
     {"name": "runs", "description": "Runs of any workload."},
+    {"name": "reviews", "description": "Rows that wait for a person, and decisions about them."},
     {"name": "server", "description": "The server itself."},
 ]
 

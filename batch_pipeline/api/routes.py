@@ -42,6 +42,7 @@ from batch_pipeline.api.office import Office
 from batch_pipeline.api.problems import ApiError, not_found, problem_responses
 from batch_pipeline.api.reading import links_of
 from batch_pipeline.api.records import RunRecord
+from batch_pipeline.api.reviewing import add_reviewing
 from batch_pipeline.ledger.batches import find_batch
 from batch_pipeline.reports.build import build_report
 from batch_pipeline.reports.model import BatchReport
@@ -88,6 +89,7 @@ def build_router(office: Office) -> APIRouter:
     _add_submitting(router, office)
     _add_reading(router, office)
     _add_runs(router, office)
+    add_reviewing(router, office)
     return router
 
 

@@ -70,7 +70,7 @@ def estimate(
     """Say what a run would ask, cost and take; spends nothing, unless --sample runs some rows."""
     from batch_pipeline.doors import RunRequest
     from batch_pipeline.settings import load_settings
-    from batch_pipeline.workloads.compare import Target, compared_routes, only_step
+    from batch_pipeline.workloads.compare import Target, compared_routes, largest_pack
     from batch_pipeline.workloads.config import load_workload_config
 
     voice = Output(json, verbose)
@@ -109,7 +109,7 @@ def estimate(
             simulate=realm == "simulated",
             verbose=verbose,
         )
-        pack_size = only_step(config).max_items
+        pack_size = largest_pack(config)
         taken = _run_sample(voice, settings, realm, request, sample, pack_size)
         target = Target(None, taken.batch_id, reading)
     found, known = _estimate(settings, config, realm, target, routes, offline)
@@ -126,7 +126,7 @@ def estimate(
     }
     if taken is not None:
         whole = taken.with_rest(found[0])
-        if taken.rows:
+        if taken.requests:
             _keep(settings, realm, taken.batch_id, whole)
         document["sample"] = taken.to_dict()
         document["with_sample"] = whole.to_dict()
@@ -357,6 +357,9 @@ def _print(
         rows.add_row(label, value)
     voice.out.print(rows)
     voice.out.print(_routes_table(found))
+    if first.steps:
+        voice.out.print(f"Steps by {first.route}, {_LANES[first.lane]}:", markup=False)
+        voice.out.print(_steps_table(first))
     for one in found:
         voice.out.print(basis_line(one), markup=False)
         for note in one.basis.notes:
@@ -367,7 +370,7 @@ def _print(
             f"{first.bound_by}.",
             markup=False,
         )
-    if sample is not None and not sample.rows:
+    if sample is not None and not sample.requests:
         voice.out.print("The sample brought no new answer: the figures rest on what was known.")
     elif sample is not None:
         whole = sample.with_rest(first)
@@ -408,6 +411,15 @@ def _routes_table(found: Sequence[Estimate]) -> Table:
                 lane_time(figure),
             )
             counts = [""] * 3
+    return table
+
+
+def _steps_table(found: Estimate) -> Table:
+    from batch_pipeline.workloads.estimate import STEP_HEADS, step_rows
+
+    table = grid(*STEP_HEADS, right=STEP_HEADS[1:])
+    for cells in step_rows(found, usd):
+        table.add_row(*cells)
     return table
 
 

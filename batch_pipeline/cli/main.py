@@ -22,11 +22,13 @@ from batch_pipeline.cli import (
     read,
     reconcile,
     report,
+    review,
     run,
     serve,
     show,
     simulator,
     trial,
+    watch,
 )
 from batch_pipeline.cli.output import INTERRUPTED, OK, SOME_FAILED, USAGE, Output
 from batch_pipeline.errors import BatchPipelineError
@@ -49,12 +51,14 @@ def build_app() -> typer.Typer:
     app.command("retry", rich_help_panel=work)(run.retry)
     app.command("demo", rich_help_panel=work)(run.demo)
     app.add_typer(batches.app, name="batches", rich_help_panel=work)
+    app.add_typer(review.app, name="review", rich_help_panel=work)
     app.command("serve", rich_help_panel=work)(serve.serve)
     reading = "Look"
     app.command("status", rich_help_panel=reading)(read.status)
     app.command("failed", rich_help_panel=reading)(read.failed)
     app.command("show", rich_help_panel=reading)(show.show)
     app.command("report", rich_help_panel=reading)(report.report)
+    app.command("watch", rich_help_panel=reading)(watch.watch)
     upkeep = "Look after"
     app.add_typer(cache.app, name="cache", rich_help_panel=upkeep)
     app.add_typer(keys.app, name="keys", rich_help_panel=upkeep)

@@ -165,7 +165,7 @@ def _ask(
     mark = "\x1f".join([config.workload, config.prompt, config.route, *(i.item_id for i in items)])
     batch_id = TRIAL_PREFIX + hashlib.sha256(mark.encode()).hexdigest()[:10]
     with open_ledger(settings, realm) as ledger:
-        ingest(
+        batch, _ = ingest(
             ledger,
             batch_id=batch_id,
             workload=config.workload,
@@ -183,11 +183,10 @@ def _ask(
         job = plan_job(
             config,
             run_id=f"try-{uuid.uuid4()}",
-            batch_id=batch_id,
+            batch=batch,
             chunk_keys=keys,
             realm=realm,
             simulator=simulator,
-            columns=list(items[0].row),
             log_folder=settings.logs,
         )
         voice.note(f"{name}: asking {config.route} about {len(items)} rows …")

@@ -22,8 +22,10 @@ from batch_pipeline.component.materialize import (
     submit_chunks,
 )
 from batch_pipeline.component.polling import build_polling
+from batch_pipeline.component.review_queue import build_review_queue
 from batch_pipeline.providers.registry import parse_route
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
+from batch_pipeline.workloads.reviews import has_review_queue
 
 OWNERS = ["team:batch-pipeline"]
 
@@ -125,10 +127,17 @@ class LlmWorkload(WorkloadConfig, dg.Component, dg.Resolvable):
             "llm_outputs": _llm_outputs(config, partitions),
             "batch_report": _batch_report(config),
         }
+        reviewed = has_review_queue(config.domain)
+        if reviewed:
+            common = _common(config, "review_queue")
+            assets["review_queue"] = build_review_queue(config, common)
         made = {
             name: dg.define_asset_job(
                 f"{config.workload}_{name}",
-                selection=[assets[asset]],
+                # the queue changes with whatever a report is made of
+                selection=[assets[asset], assets["review_queue"]]
+                if reviewed and name == "report"
+                else [assets[asset]],
                 description=description,
                 tags={TAG_WORKLOAD: config.workload},
             )

@@ -438,14 +438,12 @@ def _plan(
         used,
         # A run over several batches is one engine run for each.
         run_id=run_id if place == 0 else f"{run_id}.{place + 1}",
-        batch_id=batch_id,
+        batch=batch,
         chunk_keys=keys,
         realm=realm,
         simulator=tools.installation.simulator(realm),
-        columns=batch.columns,
         log_folder=settings.logs,
         submit_only=submit,
-        batch_created_at=batch.created_at,
     )
     _tag_run(context, batch, realm)
     if asked["force"]:

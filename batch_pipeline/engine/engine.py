@@ -502,7 +502,9 @@ class Engine:
                 self._finisher.unusable(state, item, str(error))
                 continue
             known = len(self._upstreams)
-            route = self._route if asked is None else self._route_of(asked)
+            route = self._route
+            if asked is not None:
+                route = state.routes[item.ordinal] = self._route_of(asked)
             if len(self._upstreams) > known:
                 fresh = list(self._upstreams.values())[known:]
                 self._known.extend(fresh)
@@ -628,6 +630,9 @@ class Engine:
                             await self._local.take(step, state, item, route)
                         else:
                             self._finisher.leave_pending(state)
+                elif step in by_step and step.by_run_route:
+                    found = [(state, item, self._route) for state, item, _ in by_step[step]]
+                    await self._take_up(step, found)
                 elif step in by_step:
                     await self._take_up(step, by_step[step])
 

@@ -51,6 +51,7 @@ STEP = "search"
 _PARKED_POLL_S = 0.25
 _DAY_S = 86_400.0
 _MOST_PAUSES = 8
+_UNKNOWN_KEY = 401
 
 
 class SearchUnavailableError(Exception):
@@ -137,9 +138,13 @@ class Searcher:
         access = self._access[name]
         if access is None:
             raise SearchUnavailableError(f"there is no key for {name}")
-        if reason := self._refusing.get(access.key_id):
-            raise SearchUnavailableError(reason)
+        self._unless_refused(access)
         return access
+
+    def _unless_refused(self, access: SearchAccess) -> None:
+        for name in (access.key_id, _at(access)):
+            if reason := self._refusing.get(name):
+                raise SearchUnavailableError(reason)
 
     async def _answer(
         self, access: SearchAccess, query: SearchQuery, key: str, ordinal: int, chunk: ChunkState
@@ -181,8 +186,7 @@ class Searcher:
         sent = tries = pauses = 0
         while True:
             self._unless_stopping()
-            if reason := self._refusing.get(access.key_id):
-                raise SearchUnavailableError(reason)
+            self._unless_refused(access)
             ticket = await self._turn(gate)
             try:
                 attempt = self._new_attempt(
@@ -223,7 +227,9 @@ class Searcher:
                 await self._state.wait(self._rng.uniform(0.0, longest))
             elif failure.kind is ErrorKind.BATCH_FATAL:
                 reason = f"{provider.name} refuses every call: {failure.message}"
-                self._refusing[access.key_id] = reason
+                # A plan may lack one endpoint; a key that is not known is known nowhere.
+                name = access.key_id if failure.status == _UNKNOWN_KEY else _at(access)
+                self._refusing[name] = reason
                 self._state.log.event("search given up", provider=provider.name, message=reason)
                 raise SearchUnavailableError(reason) from failure
             else:
@@ -266,7 +272,8 @@ class Searcher:
 
     async def _gate_of(self, access: SearchAccess) -> Gate:
         provider = access.provider
-        key = PauseKey(self._state.ledger.realm, provider.name, provider.limit_name, access.key_id)
+        name = provider.limit_name
+        key = PauseKey(self._state.ledger.realm, name, name, access.key_id)
         async with self._opening:
             gate = self._gates.get(key)
             if gate is None:
@@ -293,7 +300,8 @@ class Searcher:
     ) -> NewAttempt:
         job, provider, now = self._state.job, access.provider, self._clock.now()
         realm, spending = self._state.ledger.realm, job.settings.spending
-        days = day_of("", now), day_of(provider.name, now)
+        name = provider.limit_name
+        days = day_of("", now), day_of(name, now)
         return NewAttempt(
             attempt_id=f"{request_id}.{sent + 1}.{round(now * 1e3)}",
             realm=realm,
@@ -304,7 +312,7 @@ class Searcher:
             request_id=request_id,
             parent_request_id=None,
             reason="retry" if sent else "first",
-            provider=provider.name,
+            provider=provider.limit_name,
             model=provider.endpoint,
             key_id=access.key_id,
             lane="realtime",
@@ -317,7 +325,7 @@ class Searcher:
             workload_day=days[0],
             provider_day=days[1],
             timeout_s=timeout_s,
-            budgets=budgets_at(spending, realm, job.workload, job.batch_id, provider.name, days)
+            budgets=budgets_at(spending, realm, job.workload, job.batch_id, name, days)
             if spending.bounded
             else (),
         )
@@ -412,6 +420,11 @@ class Searcher:
 def _key(provider: SearchProvider, query: SearchQuery) -> str:
     parts = [provider.endpoint, query.text, query.country, query.limit]
     return hashlib.blake2b(orjson.dumps(parts), digest_size=32).hexdigest()
+
+
+def _at(access: SearchAccess) -> str:
+    """The key and what is called with it."""
+    return f"{access.key_id} {access.provider.endpoint}"
 
 
 def _stored(hit: StoredResult) -> SearchAnswer:

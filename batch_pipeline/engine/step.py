@@ -50,10 +50,14 @@ class Step:
         content_tries: how often an item is asked, at most, while its answers cannot be used.
         applies: whether a row takes the step. It is also called before the earlier steps of a row
             have answered, to see what lies ahead, so that it must not need their answers.
+        by_run_route: rows are asked with the run's route even where they name their own, so that
+            they share answers whatever theirs is.
         optional: a row that gets no answer goes on all the same; later steps see None under the
             step's name.
         typical_tokens: prompt and answer tokens of a usual row, for estimates: the content of a
             later step is not known before the earlier ones have answered. None: from the content.
+        shared_by: for estimates as well: rows for which it gives the same JSON value are taken to
+            ask the same, as long as the content is not known. None: the whole row.
     """
 
     name: str
@@ -69,8 +73,10 @@ class Step:
     temperature: float | None = None
     content_tries: int = 6
     applies: Callable[[Row], bool] = always
+    by_run_route: bool = False
     optional: bool = False
     typical_tokens: tuple[int, int] | None = None
+    shared_by: Callable[[Row], Any] | None = None
 
     @cached_property
     def item_schema(self) -> dict[str, Any]:

@@ -69,4 +69,4 @@ class NotAPageError(FetchError):
 
 
 class NoTextError(FetchError):
-    """The page was fetched, and no article text could be found in it."""
+    """The page was fetched, and says nothing: it has no words, or no article text."""

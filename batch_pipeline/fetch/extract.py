@@ -1,4 +1,4 @@
-"""What a page says: its title and its article text.
+"""What a page says: its title, its article text, and what it says of itself.
 
 What belongs here: trafilatura with the options that benchmarks/extraction.py found best. What does
 not: running it apart from the event loop (extract_process.py).
@@ -6,56 +6,55 @@ not: running it apart from the event loop (extract_process.py).
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from batch_pipeline.fetch.errors import NoTextError
+from batch_pipeline.fetch.facts import PageFacts, clean, page_facts, page_title
 
-EXTRACTOR = f"trafilatura/{version('trafilatura')}"
-"""Name and version, kept with each page."""
-
-MAX_TITLE_CHARS = 500
-
-# `og:title` before the first heading: a heading may be the site's own name.
-_TITLES = (
-    "//head/title",
-    "//meta[@property='og:title']/@content",
-    "//meta[@name='og:title']/@content",
-    "//h1",
-)
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+EXTRACTOR = f"trafilatura/{version('trafilatura')}+facts1"
+"""Name and version, kept with each page: pages that another one read are fetched again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Article:
-    """What a page says; paragraphs of the text stand on lines of their own."""
+    """What a page says.
+
+    Attributes:
+        title: empty where it has none.
+        text: its article, paragraphs on lines of their own; empty where it has none.
+        facts: what it says of itself.
+    """
 
     title: str
     text: str
+    facts: PageFacts = field(default_factory=PageFacts)
 
 
-def extract_article(content: str, *, html: bool, fallback_title: str) -> Article:
-    """Title and text of a page.
+def extract_article(content: str, *, html: bool) -> Article:
+    """Title, text and facts of a page.
 
     Args:
         content: the page, decoded.
         html: False for plain text, which is its own article.
-        fallback_title: for pages without a title, such as their address.
 
     Raises:
-        NoTextError: nothing in the page reads like an article.
+        NoTextError: the page is empty. A page that has a title, headings or a description, but no
+            article text, is no error here: a home page may be like that.
     """
     if not html:
-        title, text = "", _clean(content.replace("\r\n", "\n").replace("\r", "\n")).strip()
+        plain = clean(content.replace("\r\n", "\n").replace("\r", "\n")).strip()
+        found = Article("", plain)
     else:
-        title, text = page_title(content), article_text(content)
-    if not text:
+        title, facts = _head(content)
+        found = Article(title, article_text(content), facts)
+    facts = found.facts
+    if not (found.text or found.title or facts.description or facts.h1 or facts.headings):
         raise NoTextError(
-            "No article text found in the page.",
-            "Check that the address is that of an article, or submit its text instead.",
+            "The page is empty: it has no title, no headings and no article text.",
+            "Check the address; a page that only a browser can show must be submitted as text.",
         )
-    return Article(title or fallback_title, text)
+    return found
 
 
 def article_text(html: str) -> str:
@@ -64,24 +63,11 @@ def article_text(html: str) -> str:
 
     # favor_precision has the best F1 on the benchmark: 0.966 against 0.958 of the defaults
     found = trafilatura.extract(html, favor_precision=True, include_comments=False)
-    return _clean(found or "").strip()
+    return clean(found or "").strip()
 
 
-def page_title(html: str) -> str:
-    """The page's title on one line; empty if it has none."""
+def _head(html: str) -> tuple[str, PageFacts]:
     import trafilatura
 
     tree = trafilatura.load_html(html)
-    if tree is None:
-        return ""
-    for path in _TITLES:
-        for found in tree.xpath(path):
-            text = found if isinstance(found, str) else found.text_content()
-            if title := " ".join(_clean(text).split()):
-                return title[:MAX_TITLE_CHARS]
-    return ""
-
-
-def _clean(text: str) -> str:
-    # PostgreSQL takes no NUL in a text, and no prompt needs the other control characters.
-    return _CONTROL.sub("", text)
+    return ("", PageFacts()) if tree is None else (page_title(tree), page_facts(tree))

@@ -15,13 +15,14 @@ import signal
 import struct
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from dataclasses import asdict, dataclass
-from typing import BinaryIO
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import orjson
 
 from batch_pipeline.fetch.errors import FetchError, NoTextError, TooLargeError, UnreachableError
 from batch_pipeline.fetch.extract import Article, extract_article
+from batch_pipeline.fetch.facts import PageFacts
 
 _LENGTH = struct.Struct(">I")
 
@@ -56,18 +57,17 @@ class Extractor:
         while self._idle:
             await _end(self._idle.pop())
 
-    async def extract(self, content: str, *, html: bool, fallback_title: str) -> Article:
-        """Title and text of a page; see `extract_article`.
+    async def extract(self, content: str, *, html: bool) -> Article:
+        """Title, text and facts of a page; see `extract_article`.
 
         Raises:
-            NoTextError: nothing in the page reads like an article.
+            NoTextError: the page is empty.
             TooLargeError: the page takes more time or memory than the bounds allow.
         """
         request = orjson.dumps(
             {
                 "content": content.encode("utf-8", "replace").decode("utf-8"),
                 "html": html,
-                "fallback_title": fallback_title,
                 "cpu_s": self._limits.cpu_s,
             }
         )
@@ -83,8 +83,8 @@ class Extractor:
                 raise
             self._idle.append(process)
         match orjson.loads(reply):
-            case {"title": str(title), "text": str(text)}:
-                return Article(title, text)
+            case {"title": str(title), "text": str(text), "facts": facts}:
+                return Article(title, text, PageFacts.model_validate(facts))
             case {"kind": "empty", "message": str(message), "next_step": str(next_step)}:
                 raise NoTextError(message, next_step)
             case {"kind": "memory"}:
@@ -158,9 +158,10 @@ def serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
         stdout.flush()
 
 
-def _answer(content: str, html: bool, fallback_title: str) -> dict[str, str]:
+def _answer(content: str, html: bool) -> dict[str, Any]:
     try:
-        return asdict(extract_article(content, html=html, fallback_title=fallback_title))
+        found = extract_article(content, html=html)
+        return {"title": found.title, "text": found.text, "facts": found.facts.model_dump()}
     except NoTextError as error:
         return {"kind": "empty", "message": error.message, "next_step": error.next_step}
     except (MemoryError, RecursionError):
@@ -172,6 +173,8 @@ def _answer(content: str, html: bool, fallback_title: str) -> dict[str, str]:
 def main() -> None:
     """The process: limits its memory and serves standard input."""
     import resource
+
+    import trafilatura  # noqa: F401  # its loading is not the first page's time
 
     limit = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

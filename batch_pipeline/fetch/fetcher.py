@@ -12,7 +12,7 @@ import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -86,6 +86,7 @@ class Fetcher:
         resolver: Resolver = system_resolver,
     ) -> None:
         self.settings = settings or FetchSettings()
+        self._archive = self.settings.archive
         self._clock = clock or SystemClock()
         self._transport = Transport(self.settings, resolver)
         self._robots = Robots(self._get_robots, self.settings.robots_name, self._clock)
@@ -142,18 +143,20 @@ class Fetcher:
         left_s = self.settings.total_s
         for _ in range(self.settings.max_redirects + 1):
             crawl_delay_s = 0.0
-            if self.settings.obey_robots and not robots:
+            if self.settings.obey_robots and not robots and self._archive is None:
                 crawl_delay_s = await self._robots.check(url)
             loop = asyncio.get_running_loop()
             async with self._turn(url, crawl_delay_s) as gate:
                 began = loop.time()
+                place = url if self._archive is None else self._archive.place_of(url)
                 answer = await self._transport.get(
-                    url,
-                    self._headers(url),
+                    place,
+                    self._headers(place),
                     within_s=left_s,
                     cut=MAX_ROBOTS_BYTES if robots else None,
                     wanted=None if robots else _check_type,
                 )
+                answer = replace(answer, url=url)
                 left_s -= loop.time() - began
                 if answer.status not in _REDIRECTS:
                     self._check_status(answer, gate)
@@ -179,7 +182,11 @@ class Fetcher:
                 status=answer.status,
             )
         try:
-            joined = str(answer.url.join(location))
+            joined = str(
+                answer.url.join(location)
+                if self._archive is None
+                else self._archive.redirected(answer.url, location)
+            )
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise RedirectError(
                 f"The page redirects to '{location[:200]}', which is no address.",
@@ -240,7 +247,9 @@ class Fetcher:
         try:
             async with gate.slots:
                 delay = max(
-                    self.settings.host_delay_s, min(crawl_delay_s, self.settings.max_crawl_delay_s)
+                    # an archive is the operator's own: it needs no rest between requests
+                    self.settings.host_delay_s if self._archive is None else 0.0,
+                    min(crawl_delay_s, self.settings.max_crawl_delay_s),
                 )
                 while (wait := gate.next_start - self._clock.now()) > 0:
                     await self._clock.sleep(wait)

@@ -12,22 +12,17 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from itertools import islice
 from types import TracebackType
 from typing import Any
 
 from batch_pipeline.clock import Clock
 from batch_pipeline.fetch.addresses import Resolver, system_resolver
-from batch_pipeline.fetch.errors import FetchError
-from batch_pipeline.fetch.extract import EXTRACTOR
-from batch_pipeline.fetch.extract_process import Extractor
-from batch_pipeline.fetch.fetcher import Fetcher
+from batch_pipeline.fetch.keeping import KEPT_DAYS, Fetch, Keeping, with_text
 from batch_pipeline.fetch.settings import FetchSettings
-from batch_pipeline.ledger.pages import KEEP_PAGE, KeepPage, Page, known_pages
+from batch_pipeline.ledger.pages import Page
 from batch_pipeline.ledger.store import Ledger
-
-KEPT_DAYS = 7.0
-"""How long a fetched page is good."""
 
 FAILURE_KEPT_S = 600.0
 """How long a failure is believed."""
@@ -36,7 +31,7 @@ _LOOKED_UP_AT_ONCE = 50
 
 
 class PageReader:
-    """Gives the pages of URLs, through the ledger's cache.
+    """Gives the pages of URLs, through the ledger's cache: articles, each with a title and a text.
 
     Pages are fetched concurrently on a thread with an event loop of its own, so that it may be
     used from anywhere, and kept as they come. What this reader has fetched once stays as it is for
@@ -63,12 +58,14 @@ class PageReader:
         resolver: Resolver = system_resolver,
     ) -> None:
         self._ledger = ledger
-        self._settings = settings or FetchSettings()
-        self._kept_s = kept_days * 86_400
+        self._keeping = Keeping(
+            ledger,
+            settings or FetchSettings(),
+            kept_days=kept_days,
+            clock=clock,
+            resolver=resolver,
+        )
         self._ahead = ahead
-        self._clock = clock
-        self._resolver = resolver
-        self._opened_at = ledger.now()
 
     def __call__(self, urls: Iterable[str]) -> Generator[Page]:
         """The pages of `urls`, in order, as they become ready."""
@@ -87,45 +84,16 @@ class PageReader:
                 yield _page(ready.popleft())
 
     def _known(self, urls: list[str]) -> dict[str, Page]:
-        now = self._ledger.now()
-        return known_pages(
-            self._ledger,
-            urls,
-            since=min(now - self._kept_s, self._opened_at),
-            failures_since=min(now - FAILURE_KEPT_S, self._opened_at),
-        )
+        believed_since = min(self._ledger.now() - FAILURE_KEPT_S, self._keeping.opened_at)
+        return self._keeping.known(urls, failures_since=believed_since, text_required=True)
 
-    async def _fetcher(self, stack: AsyncExitStack) -> Callable[[str], Coroutine[Any, Any, Page]]:
-        fetcher = await stack.enter_async_context(
-            Fetcher(self._settings, clock=self._clock, resolver=self._resolver)
-        )
-        extractor = await stack.enter_async_context(Extractor())
-
-        async def fetch(url: str) -> Page:
-            page = await self._fetch(fetcher, extractor, url)
-            await self._ledger.writer.post(KEEP_PAGE, KeepPage(self._ledger.realm, page))
-            return page
-
-        return fetch
-
-    async def _fetch(self, fetcher: Fetcher, extractor: Extractor, url: str) -> Page:
-        final_url, status = url, 0
-        try:
-            fetched = await fetcher.fetch(url)
-            final_url, status = fetched.final_url, fetched.status
-            article = await extractor.extract(
-                fetched.content, html=fetched.html, fallback_title=final_url
-            )
-        except FetchError as error:
-            status = error.status or status
-            now = self._ledger.now()
-            return Page(url, final_url, status, now, "", "", str(error), EXTRACTOR)
-        now = self._ledger.now()
-        return Page(url, final_url, status, now, article.title, article.text, None, EXTRACTOR)
+    async def _fetcher(self, stack: AsyncExitStack) -> Fetch:
+        return await stack.enter_async_context(self._keeping.fetching())
 
 
 def _page(one: Page | Future[Page]) -> Page:
-    return one if isinstance(one, Page) else one.result()
+    page = with_text(one if isinstance(one, Page) else one.result())
+    return page if page.title or page.error else replace(page, title=page.final_url)
 
 
 class _Worker:
@@ -133,10 +101,10 @@ class _Worker:
 
     def __init__(
         self,
-        make: Callable[[AsyncExitStack], Coroutine[Any, Any, Callable[[str], Any]]],
+        make: Callable[[AsyncExitStack], Coroutine[Any, Any, Fetch]],
     ) -> None:
         self._make = make
-        self._fetch: Callable[[str], Coroutine[Any, Any, Page]] | None = None
+        self._fetch: Fetch | None = None
         self._stack = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

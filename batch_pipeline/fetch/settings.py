@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.fetch.addresses import ALLOW_VARIABLE, AddressRules
+from batch_pipeline.fetch.archive import ARCHIVE_VARIABLE, Archive
 
 USER_AGENT_VARIABLE = "BATCH_PIPELINE_FETCH_USER_AGENT"
 ROBOTS_VARIABLE = "BATCH_PIPELINE_FETCH_ROBOTS"
@@ -27,7 +28,7 @@ def default_user_agent() -> str:
         number = version("batch-pipeline")
     except PackageNotFoundError:
         number = "0"
-    return f"{ROBOTS_NAME}/{number} (reads single pages for text classification)"
+    return f"{ROBOTS_NAME}/{number} (reads single pages for their text)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class FetchSettings:
         max_redirects: hops after the first request.
         retries: further tries after a failure that may pass.
         max_retry_after_s: a server that asks for a longer wait is not waited for.
+        archive: where pages are asked for instead of the web; None asks the web.
     """
 
     rules: AddressRules = field(default_factory=AddressRules)
@@ -67,6 +69,7 @@ class FetchSettings:
     max_redirects: int = 5
     retries: int = 2
     max_retry_after_s: float = 60.0
+    archive: Archive | None = None
 
     @property
     def robots_name(self) -> str:
@@ -96,4 +99,5 @@ def load_fetch_settings(environ: Mapping[str, str] | None = None) -> FetchSettin
         rules=AddressRules.parse(given.get(ALLOW_VARIABLE, "")),
         user_agent=agent,
         obey_robots=robots == "obey",
+        archive=Archive.parse(given.get(ARCHIVE_VARIABLE, "")),
     )

@@ -112,6 +112,7 @@ class Transport:
 
     def __init__(self, settings: FetchSettings, resolver: Resolver) -> None:
         self._settings = settings
+        rules = settings.rules if settings.archive is None else settings.archive.rules
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=_tls(),
             max_connections=settings.concurrency * 2,
@@ -120,7 +121,7 @@ class Transport:
             http1=True,
             http2=False,
             retries=0,
-            network_backend=CheckedBackend(settings.rules, resolver),
+            network_backend=CheckedBackend(rules, resolver),
         )
 
     async def __aenter__(self) -> Transport:

@@ -1,4 +1,4 @@
-"""Pages that were fetched: what they said, or why they could not be had.
+"""Pages that were fetched: what they said and say of themselves, or why they could not be had.
 
 What belongs here: statements on the table `pages`. What does not: fetching (fetch/).
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
+from batch_pipeline.ledger.page_facts import PageFacts
 from batch_pipeline.ledger.store import Ledger, execute_many, upsert
 from batch_pipeline.ledger.tables import pages
 from batch_pipeline.ledger.writer import Operation
@@ -27,10 +29,12 @@ class Page:
         final_url: where its redirects led; `url` where it never answered.
         status: HTTP status, 0 where there was no answer.
         fetched_at: UTC seconds.
-        title: of the page; empty for one with an error.
-        text: its article, paragraphs on lines of their own; empty for one with an error.
-        error: why there is no text, with the next step; None for a page that has one.
+        title: of the page; empty where it has none, and for one with an error.
+        text: its article, paragraphs on lines of their own; empty where none was found (a home
+            page may have links and headings only), and for one with an error.
+        error: why the page could not be had, with the next step; None for one that was.
         extractor: name and version of what found the text.
+        facts: what else it says of itself.
     """
 
     url: str
@@ -41,6 +45,7 @@ class Page:
     text: str
     error: str | None
     extractor: str
+    facts: PageFacts = field(default_factory=PageFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +62,27 @@ def url_hash(url: str) -> str:
 
 
 def known_pages(
-    ledger: Ledger, urls: Iterable[str], *, since: float, failures_since: float
+    ledger: Ledger,
+    urls: Iterable[str],
+    *,
+    extractor: str,
+    since: float,
+    failures_since: float,
+    text_required: bool = True,
 ) -> dict[str, Page]:
     """Those of `urls` that are kept and fresh enough, by URL.
 
     Args:
         ledger: whose realm counts.
         urls: as `Page.url`.
+        extractor: what another one found in a page is not taken.
         since: UTC seconds; pages fetched before are not fresh.
-        failures_since: the same for pages with an error.
+        failures_since: the same for failures: pages with an error.
+        text_required: whether a page without text is such a failure, too.
     """
+    good: sa.ColumnElement[bool] = pages.c.error.is_(None)
+    if text_required:
+        good &= pages.c.text != ""
     hashes = [url_hash(url) for url in dict.fromkeys(urls)]
     found: dict[str, Page] = {}
     with ledger.read() as connection:
@@ -75,11 +91,11 @@ def known_pages(
                 sa.select(*_COLUMNS).where(
                     pages.c.realm == ledger.realm,
                     pages.c.url_hash.in_(hashes[start : start + _LOOKED_UP_AT_ONCE]),
-                    pages.c.fetched_at
-                    >= sa.case((pages.c.error.is_(None), since), else_=failures_since),
+                    pages.c.extractor == extractor,
+                    pages.c.fetched_at >= sa.case((good, since), else_=failures_since),
                 )
             )
-            found.update({row.url: Page(*row) for row in rows})
+            found.update({row.url: _page(row) for row in rows})
     return found
 
 
@@ -90,11 +106,21 @@ def _keep(connection: sa.Connection, _now: float, given: Sequence[KeepPage]) -> 
         connection,
         _UPSERT[connection.dialect.name],
         [
-            {"realm": realm, "url_hash": key, **asdict(one.page)}
+            {"realm": realm, "url_hash": key, **_row(one.page)}
             for (realm, key), one in latest.items()
         ],
     )
     return [None] * len(given)
+
+
+def _row(page: Page) -> dict[str, Any]:
+    row = {name: getattr(page, name) for name in Page.__dataclass_fields__}
+    return {**row, "facts": page.facts.model_dump_json(exclude_defaults=True)}
+
+
+def _page(row: sa.Row[Any]) -> Page:
+    values = row._asdict()
+    return Page(**{**values, "facts": PageFacts.model_validate_json(values["facts"])})
 
 
 KEEP_PAGE: Operation[None] = Operation("keep page", 80, _keep)

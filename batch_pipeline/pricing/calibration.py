@@ -28,9 +28,14 @@ FROM_OTHER_MODEL = "earlier calls of another model"
 FROM_COUNTS = "the provider's own count"
 FROM_TEXT = "the text alone"
 FROM_SCHEMA = "the answer's schema"
+FROM_TYPICAL = "typical lengths"
+FROM_EARLIER_STEPS = "the rows and what earlier steps may answer"
 
 _GUESSED_INPUT_MARGIN = 0.35
 """Tokenizers of today's models differ by about a third on the same text."""
+
+UNKNOWN_MARGIN = 0.5
+"""Of lengths that nobody has seen yet."""
 
 _OTHER_MODEL_MARGIN = 0.5
 _LEAST_MARGIN = 0.03
@@ -95,6 +100,23 @@ class OutputScale:
     def low(self, expected: float) -> float:
         """The least that answers of `expected` tokens in all may come to."""
         return expected * (1 - self.margin)
+
+
+@dataclass(frozen=True, slots=True)
+class ContentSize:
+    """What a row's content comes to in a step whose earlier steps have not answered yet.
+
+    Attributes:
+        tokens: in local tokens.
+        margin: how far the sum may be off, as a share.
+        basis: where it comes from, in words.
+        calls: how many requests it was taken from.
+    """
+
+    tokens: float
+    margin: float = UNKNOWN_MARGIN
+    basis: str = FROM_TYPICAL
+    calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +217,48 @@ def output_of_schema(schema: Mapping[str, Any], bound: int) -> OutputScale:
     least = float(min(bound, estimate_tokens(orjson.dumps(shortest))))
     likely = least + _SHARE_OF_ROOM * (bound - least)
     return OutputScale((0.0,), (likely,), 1 - least / likely, least, FROM_SCHEMA)
+
+
+def output_of_typical(tokens: int, bound: int) -> OutputScale:
+    """What an item's answer comes to by what its workload says is usual.
+
+    Args:
+        tokens: output tokens of a usual answer.
+        bound: output tokens of one item at most.
+    """
+    likely = float(min(tokens, bound))
+    least = likely * (1 - UNKNOWN_MARGIN)
+    return OutputScale((0.0,), (likely,), UNKNOWN_MARGIN, least, FROM_TYPICAL)
+
+
+def content_of_calls(calls: Sequence[PastCall], items_name: str) -> ContentSize | None:
+    """The usual size of a step's content; None where nothing is known.
+
+    Args:
+        calls: earlier calls of the step, of any model.
+        items_name: key of the items in its user messages.
+    """
+    means: list[float] = []
+    for call in calls:
+        if contents := _contents(call.request, items_name):
+            means.append(statistics.fmean(estimate_item_tokens(content) for content in contents))
+    if not means:
+        return None
+    mean = statistics.fmean(means)
+    error = 2 * statistics.pstdev(means) / mean / math.sqrt(len(means))
+    margin = min(UNKNOWN_MARGIN, max(_floor(_LEAST_OUTPUT_MARGIN, len(means)), error))
+    return ContentSize(mean, margin, FROM_CALLS, len(means))
+
+
+def content_of_typical(prompt_tokens: int, base_tokens: int, scale: InputScale) -> ContentSize:
+    """The usual size of a step's content by what its workload says is usual.
+
+    Args:
+        prompt_tokens: prompt tokens of a request with one usual row, all in all.
+        base_tokens: local count of what every request has.
+        scale: how the model counts.
+    """
+    return ContentSize(max(1.0, prompt_tokens / scale.ratio - base_tokens))
 
 
 def prefix_of_calls(calls: Sequence[PastCall]) -> CachedPrefix | None:

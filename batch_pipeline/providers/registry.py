@@ -252,7 +252,7 @@ def resolve_access(
     provider = find_provider(target.provider if isinstance(target, ModelRef) else target)
     if simulator_url is not None:
         key = environ.get(SIMULATED_KEY_VARIABLE) or f"sim-{provider.name}-key"
-        base_url = _checked_url(simulator_url, "simulator URL") + provider.simulator_path
+        base_url = checked_url(simulator_url, "simulator URL") + provider.simulator_path
         return Access(provider.name, key, key_id(key), base_url)
     base_url = _base_url(provider, environ)
     key = _key(provider, environ)
@@ -262,12 +262,7 @@ def resolve_access(
 def _key(provider: Provider, environ: Mapping[str, str]) -> str:
     for variable in provider.key_variables:
         if key := environ.get(variable, "").strip():
-            if not (key.isascii() and key.isprintable()) or " " in key:
-                raise UsageError(
-                    f"{variable} holds characters that no API key has (spaces, line breaks).",
-                    "Set it again with nothing but the key.",
-                )
-            return key
+            return checked_key(key, variable)
     if not provider.key_required:
         return ""
     raise MissingKeyError(
@@ -275,6 +270,20 @@ def _key(provider: Provider, environ: Mapping[str, str]) -> str:
         "Set it in the environment or in .env, or rehearse without a key: `--simulate` or "
         "BATCH_PIPELINE_SIMULATE=1.",
     )
+
+
+def checked_key(key: str, variable: str) -> str:
+    """A key that can be sent in a header.
+
+    Raises:
+        UsageError: `variable` holds something that is no key.
+    """
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UsageError(
+            f"{variable} holds characters that no API key has (spaces, line breaks).",
+            "Set it again with nothing but the key.",
+        )
+    return key
 
 
 def _base_url(provider: Provider, environ: Mapping[str, str]) -> str:
@@ -287,7 +296,7 @@ def _base_url(provider: Provider, environ: Mapping[str, str]) -> str:
             f"{provider.name} has no address: {variable} is not set.",
             f"Set it, for example {variable}=http://127.0.0.1:11434/v1 for Ollama.",
         )
-    url = _checked_url(value, variable)
+    url = checked_url(value, variable)
     host = urlsplit(url).hostname
     for other in PROVIDERS.values():
         if other is not provider and host == urlsplit(other.default_base_url).hostname:
@@ -300,7 +309,16 @@ def _base_url(provider: Provider, environ: Mapping[str, str]) -> str:
     return url
 
 
-def _checked_url(value: str, name: str) -> str:
+def checked_url(value: str, name: str) -> str:
+    """An address as calls use it: plain http or https, without a slash at the end.
+
+    Args:
+        value: as the user wrote it.
+        name: of the setting, for the error.
+
+    Raises:
+        UsageError: it is something else.
+    """
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

@@ -48,7 +48,7 @@ class Transport:
         self._max_reply_bytes = max_reply_bytes
         self._session: aiohttp.ClientSession | None = None
         self._proxies: dict[str, str | None] = {}
-        # A run calls few addresses with few timeouts: made once each.
+        # A run posts to few addresses, with few timeouts: made once each.
         self._urls: dict[str, URL] = {}
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
 
@@ -60,6 +60,9 @@ class Transport:
             headers={"user-agent": "batch-pipeline", "accept-encoding": "identity"},
             trust_env=False,
         )
+        # aiohttp sends a GET whose connection broke a second time, and has no public switch for it:
+        # past the limiter, and paid for again where a search is metered.
+        self._session._retry_connection = False
         return self
 
     async def __aexit__(
@@ -115,7 +118,10 @@ class Transport:
             raise RuntimeError("Transport is used outside its `async with` block")
         url = self._urls.get(address)
         if url is None:
-            url = self._urls[address] = URL(address)
+            url = URL(address)
+            if method == "POST":
+                # of searches, each has an address of its own
+                self._urls[address] = url
         timeout = self._timeouts.get(timeout_s)
         if timeout is None:
             # connecting ends well before the whole: what ends later had been sent

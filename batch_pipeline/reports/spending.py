@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from batch_pipeline.engine.searching import STEP as SEARCH_STEP
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.jobs import BATCH_LANE, REALTIME_LANE
 from batch_pipeline.ledger.spend import Account, Scope, read_balance
@@ -273,6 +274,8 @@ def check_estimate(
             attempts.c.batch_id == batch.batch_id,
             attempts.c.state != AttemptState.REFUNDED.value,
             attempts.c.sent_at >= batch.fresh_after,
+            # Estimates are of what models are asked.
+            attempts.c.step != SEARCH_STEP,
         )
     ).one()
     complete = pending <= int(made.get("left_pending", 0))

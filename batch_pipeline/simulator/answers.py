@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch_pipeline.simulator import tokens
-from batch_pipeline.simulator.config import FaultRule
+from batch_pipeline.simulator.config import ARTICLE_FAULTS, FaultRule
 from batch_pipeline.simulator.draws import fingerprint, pick
 from batch_pipeline.simulator.items import Item
 from batch_pipeline.simulator.schema import Generated, Source, generate, generate_element
@@ -28,11 +28,13 @@ class Answer:
         text: the answer as far as the output bound lets it go.
         output_tokens: of that text.
         cut: whether the bound cut it.
+        has_article: whether an article is in it, which faults of articles hit.
     """
 
     text: str
     output_tokens: int
     cut: bool
+    has_article: bool = False
 
 
 def answer(
@@ -55,11 +57,13 @@ def answer(
         whole: `malformed_json` or `truncated`; other whole-reply faults are the envelope's.
     """
     words = user_text.split()
+    has_article = False
     if schema is None:
         text = f"You said: {' '.join(words[:_PLAIN_WORDS])}"
     else:
         source = Source(words, fingerprint(user_text.encode("utf-8", "replace")))
         generated = generate(schema, source=source, items=items)
+        has_article = generated.has_article and generated.elements is not None
         _break_all(broken, schema, generated, items)
         text = json.dumps(generated.value, ensure_ascii=False, separators=(",", ":"))
     if whole == "malformed_json":
@@ -71,9 +75,9 @@ def answer(
     if whole == "truncated":
         limit = min(limit, max(1, output_tokens // 2))
     if output_tokens <= limit and whole != "truncated":
-        return Answer(text, output_tokens, cut=False)
+        return Answer(text, output_tokens, cut=False, has_article=has_article)
     cut = tokens.truncate(text, limit)
-    return Answer(cut, min(limit, output_tokens), cut=True)
+    return Answer(cut, min(limit, output_tokens), cut=True, has_article=has_article)
 
 
 def _break_all(
@@ -86,9 +90,27 @@ def _break_all(
         return
     # Chosen before anything is broken, so that several rules mean the same items.
     pairs = list(zip(items, elements, strict=False))
+    _spoil(rules, schema, generated, pairs)
     for rule in rules:
+        if rule.kind in ARTICLE_FAULTS:
+            continue
         for item, element in _hit(rule, pairs):
             _BREAKERS[rule.kind](schema, generated, elements, item, element)
+
+
+def _spoil(
+    rules: Sequence[FaultRule], schema: Any, generated: Generated, pairs: list[tuple[Item, Any]]
+) -> None:
+    """Write the articles anew that have flaws: all flaws of an article at once."""
+    flaws: dict[int, set[str]] = {}
+    for rule in rules:
+        if rule.kind in ARTICLE_FAULTS:
+            for _, element in _hit(rule, pairs):
+                flaws.setdefault(id(element), set()).add(rule.kind)
+    for item, element in pairs:
+        kinds = flaws.get(id(element))
+        if kinds:
+            element.update(generate_element(schema, generated.element_schema, item, flaws=kinds))
 
 
 def _hit(rule: FaultRule, pairs: list[tuple[Item, Any]]) -> list[tuple[Item, Any]]:

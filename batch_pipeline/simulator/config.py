@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Provider = Literal["google", "anthropic", "openai", "openrouter"]
 PROVIDERS: tuple[Provider, ...] = ("google", "anthropic", "openai", "openrouter")
+SearchProvider = Literal["ahrefs"]
 
 WholeReplyFault = Literal[
     "status",
@@ -29,14 +30,32 @@ WholeReplyFault = Literal[
 AnswerFault = Literal[
     "drop_id", "duplicate_id", "rename_id", "corrupt_ids", "extra_id", "invalid_item"
 ]
+ArticleFault = Literal[
+    "article_short",
+    "article_no_sources",
+    "article_no_link",
+    "article_link_in_heading",
+    "article_wrong_target",
+    "article_few_terms",
+    "article_other_language",
+    "article_no_disclaimer",
+    "article_link_thrice",
+]
 JobFault = Literal[
     "batch_create", "batch_fail", "batch_expire", "batch_partial", "upload", "download", "poll"
 ]
 Lane = Literal["realtime", "batch"]
 KeyMark = Literal["no_credit", "spend_limit", "daily_quota"]
 
-ANSWER_FAULTS: frozenset[str] = frozenset(AnswerFault.__args__)  # type: ignore[attr-defined]
+ARTICLE_FAULTS: frozenset[str] = frozenset(ArticleFault.__args__)  # type: ignore[attr-defined]
+ANSWER_FAULTS: frozenset[str] = ARTICLE_FAULTS | frozenset(
+    AnswerFault.__args__  # type: ignore[attr-defined]
+)
 JOB_FAULTS: frozenset[str] = frozenset(JobFault.__args__)  # type: ignore[attr-defined]
+# Faults that a call of a search provider can have.
+SEARCH_FAULTS = frozenset(
+    {"status", "hang", "refuse", "cut", "cut_body", "html", "error_body", "malformed_json"}
+)
 # Faults of the connection, which a line of a batch job does not have.
 WIRE_FAULTS = frozenset({"hang", "refuse", "cut", "cut_body", "html", "error_body"})
 STATUSES = (400, 401, 402, 403, 404, 408, 409, 413, 429, 500, 502, 503, 504, 529)
@@ -48,7 +67,7 @@ class _Setting(BaseModel):
 
 
 class _Scope(_Setting):
-    provider: Provider | None = None
+    provider: Provider | SearchProvider | None = None
     model: str | None = None
     key_last4: str | None = None
 
@@ -106,7 +125,7 @@ class FaultRule(_Scope):
             `batch_expire` and `batch_partial`: the part of the lines that is answered.
     """
 
-    kind: WholeReplyFault | AnswerFault | JobFault
+    kind: WholeReplyFault | AnswerFault | ArticleFault | JobFault
     share: float | None = Field(default=None, ge=0, le=1)
     count: int | None = Field(default=None, ge=0)
     match: str | None = None
@@ -187,6 +206,7 @@ class SimulatorConfig(_Setting):
             real one.
         batches: how batch jobs go.
         clock: of batch jobs and files; see `jobclock`.
+        ahrefs_per_minute: calls of each Ahrefs key; its bucket holds a minute's worth.
     """
 
     seed: str = "simulator"
@@ -198,6 +218,13 @@ class SimulatorConfig(_Setting):
     day: str | None = None
     batches: tuple[BatchSetting, ...] = ()
     clock: ClockSetting = ClockSetting()
+    ahrefs_per_minute: float = Field(default=60, gt=0)
+
+    @model_validator(mode="after")
+    def _check_scopes(self) -> SimulatorConfig:
+        if any(setting.provider == "ahrefs" for setting in (*self.limits, *self.batches)):
+            raise ValueError("ahrefs has one limit of its own, ahrefs_per_minute")
+        return self
 
     def batch_for(self, provider: str, model: str, key: str) -> BatchSetting:
         """Return how jobs of one provider+key+model go."""

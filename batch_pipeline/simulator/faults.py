@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from batch_pipeline.simulator.config import (
     ANSWER_FAULTS,
+    ARTICLE_FAULTS,
     JOB_FAULTS,
     WIRE_FAULTS,
     FaultRule,
-    JobFault,
     Lane,
 )
 from batch_pipeline.simulator.draws import draw
@@ -62,6 +62,7 @@ class FaultPlan:
         body_sha: str,
         text: str,
         item_texts: Iterable[str],
+        has_article: bool,
         lane: Lane = "realtime",
     ) -> Verdict:
         """Draw what goes wrong with an admitted request or a line of a batch job."""
@@ -75,6 +76,8 @@ class FaultPlan:
             where = item_texts if per_item and item_texts else [text, *item_texts]
             if rule.kind in JOB_FAULTS or rule.lane not in (None, lane):
                 continue
+            if rule.kind in ARTICLE_FAULTS and not has_article:
+                continue
             if lane == "batch" and rule.kind in WIRE_FAULTS:
                 # A line has no connection that could break.
                 continue
@@ -86,13 +89,29 @@ class FaultPlan:
         return Verdict(items=tuple(item_rules))
 
     def strike(
-        self, kind: JobFault, provider: str, model: str, key: str, name: str, text: str
+        self,
+        kinds: Collection[str],
+        provider: str,
+        model: str,
+        key: str,
+        seen: str,
+        text: str,
+        lane: Lane | None = None,
     ) -> FaultRule | None:
-        """Return the first rule of a job fault that hits a call; see `Work.strike`."""
-        seen = f"{kind} {name}"
+        """Return the first rule of these kinds that hits a call.
+
+        Args:
+            kinds: of faults.
+            provider: whose API was called.
+            model: that it is about, where it is known.
+            key: of the call.
+            seen: name of the call: draws depend on it and on how often it was seen.
+            text: what `match` is searched in.
+            lane: rules for another one do not count; None where a call has none.
+        """
         counted = False
         for index, rule in enumerate(self._rules):
-            if rule.kind != kind:
+            if rule.kind not in kinds or (lane and rule.lane not in (None, lane)):
                 continue
             if not counted:
                 self._seen[seen] += 1

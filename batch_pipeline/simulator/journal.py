@@ -19,7 +19,7 @@ from batch_pipeline.simulator.wire import Usage
 
 @dataclass
 class Attempt:
-    """One generation request as it ended.
+    """One generation request, or one search, as it ended.
 
     Attributes:
         n: 1, 2, 3 … in the order of ending.
@@ -32,6 +32,7 @@ class Attempt:
         lane: `realtime`, or `batch` for a line of a job.
         job: the job's name at the provider, of a line.
         custom_id: of a line: its custom_id or key.
+        units: what a search provider counted off the plan; 0 for a call to a model.
         priced: whether price_usd was worked out: 0.4 ms each, so only when somebody reads.
     """
 
@@ -53,6 +54,7 @@ class Attempt:
     lane: Lane = "realtime"
     job: str = ""
     custom_id: str = ""
+    units: int = 0
     price_usd: float | None = 0.0
     priced: bool = field(default=False)
 
@@ -123,6 +125,7 @@ class Journal:
             "input_tokens": sum(a.usage.input_tokens for a in attempts),
             "cached_input_tokens": sum(a.usage.cached for a in attempts),
             "output_tokens": sum(a.usage.output_tokens for a in attempts),
+            "units": sum(a.units for a in attempts),
             "price_usd": sum(price for price in prices if price is not None),
             "unpriced": sum(price is None for price in prices),
             "max_concurrent": self.max_concurrent,

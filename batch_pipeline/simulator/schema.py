@@ -1,6 +1,7 @@
 """Makes an answer that a JSON Schema accepts and that quotes the input, deterministically.
 
-What does not live here: finding the items in a request (`items`) and breaking answers (`answers`).
+What does not live here: finding the items in a request (`items`), breaking answers (`answers`) and
+writing the articles that some schemas ask for (`prose`).
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
 from batch_pipeline.simulator.draws import draw, pick
 from batch_pipeline.simulator.items import Item
+from batch_pipeline.simulator.prose import Brief, Plan, write_article, write_outline
 
 Schema = dict[str, Any]
 
@@ -50,6 +52,8 @@ _COUNTS = frozenset(
 )
 _MAPS = frozenset({"properties", "$defs", "definitions", "patternProperties"})
 _LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+# A text of such a schema cannot be any text.
+_FIXED = frozenset({"const", "enum", "pattern", "format", "anyOf", "oneOf"})
 _ONES = frozenset({"items", "additionalProperties", "contains", "not"})
 
 
@@ -83,10 +87,15 @@ def from_openapi(schema: Any) -> Any:
 
 @dataclass(frozen=True)
 class Source:
-    """What an answer is about: the words it quotes and the content that its choices depend on."""
+    """What an answer is about: the words it quotes and the content that its choices depend on.
+
+    Attributes:
+        content: the item's fields, which an article takes as its brief.
+    """
 
     words: Sequence[str]
     content_sha: str
+    content: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -97,11 +106,13 @@ class Generated:
         value: the answer; `elements` is the very list inside it, so a change there shows here.
         elements: one per item, or None when the answer has no array for them.
         element_schema: what one element must satisfy.
+        has_article: whether an article was written.
     """
 
     value: Any
     elements: list[Any] | None = None
     element_schema: Schema = field(default_factory=dict)
+    has_article: bool = False
 
 
 def generate(schema: Any, *, source: Source, items: Sequence[Item] = ()) -> Generated:
@@ -116,13 +127,24 @@ def generate(schema: Any, *, source: Source, items: Sequence[Item] = ()) -> Gene
     generated = Generated(generator.value(schema, source, "$", 0))
     generated.elements = generator.elements
     generated.element_schema = generator.element_schema
+    generated.has_article = generator.has_article
     return generated
 
 
-def generate_element(root: Any, element_schema: Schema, item: Item, salt: str = "") -> Any:
-    """Make one element of a packed answer; another salt gives other content."""
-    source = Source(item.words, item.content_sha + salt)
-    return _Generator(root, ()).element(element_schema, item, source)
+def generate_element(
+    root: Any, element_schema: Schema, item: Item, salt: str = "", flaws: Collection[str] = ()
+) -> Any:
+    """Make one element of a packed answer; another salt gives other content.
+
+    Args:
+        root: the whole schema.
+        element_schema: the element's part of it.
+        item: what it is about.
+        salt: of every choice.
+        flaws: of the article in it, see `write_article`.
+    """
+    source = Source(item.words, item.content_sha + salt, item.content)
+    return _Generator(root, (), flaws).element(element_schema, item, source)
 
 
 def resolve(root: Any, schema: Any) -> Schema:
@@ -198,9 +220,11 @@ def _type_of(schema: Schema) -> str:
 
 
 class _Generator:
-    def __init__(self, root: Any, items: Sequence[Item]) -> None:
+    def __init__(self, root: Any, items: Sequence[Item], flaws: Collection[str] = ()) -> None:
         self._root = root
         self._items = items
+        self._flaws = flaws
+        self.has_article = False
         self.elements: list[Any] | None = None
         self.element_schema: Schema = {}
 
@@ -210,6 +234,8 @@ class _Generator:
             return schema["const"]
         if schema.get("enum"):
             choices = [c for c in schema["enum"] if c is not None] or [None]
+            # A field of the item that is one of the words, and nothing else, proposes it.
+            choices = [c for c in choices if c in source.content.values()] or choices
             return choices[pick(len(choices), source.content_sha, path)]
         for keyword in ("anyOf", "oneOf"):
             if schema.get(keyword):
@@ -266,7 +292,57 @@ class _Generator:
         for n in range(wanted - len(result)):
             child = extra if isinstance(extra, dict) else {}
             result[f"key_{n}"] = self.value(child, source, f"{path}.key_{n}", depth + 1)
+        self._write(result, properties, source)
         return result
+
+    def _write(self, result: dict[str, Any], properties: Schema, source: Source) -> None:
+        """Put an article or an outline where the schema asks for one."""
+        if self._is_free(properties.get("markdown")):
+            brief = Brief.read(source.content, source.words)
+            article = write_article(brief, source.content_sha, self._flaws)
+            self._put(result, properties, "markdown", article.markdown)
+            self._put(result, properties, "title", article.title)
+            self.has_article = True
+        section = self._resolved(self._resolved(properties.get("sections")).get("items"))
+        fields = section.get("properties") or {}
+        points = self._resolved(fields.get("points"))
+        if self._is_free(fields.get("heading")) and self._is_free(points.get("items")):
+            brief = Brief.read(source.content, source.words)
+            title, planned = write_outline(brief, source.content_sha)
+            self._put(result, properties, "title", title)
+            schema, made = self._resolved(properties["sections"]), result["sections"]
+            result["sections"] = self._sections(schema, fields, points, planned, made)
+
+    def _sections(
+        self,
+        schema: Schema,
+        fields: Schema,
+        points: Schema,
+        planned: Sequence[Plan],
+        made: list[dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        """Write planned sections over made ones, which have the right form."""
+        result = []
+        for n in range(_clamped(len(planned), schema)):
+            one = dict(made[n % len(made)])
+            plan = planned[n % len(planned)]
+            self._put(one, fields, "heading", plan.heading)
+            one["points"] = [*plan.points, *one["points"]][: _clamped(len(plan.points), points)]
+            result.append(one)
+        return result
+
+    def _resolved(self, schema: Any) -> Schema:
+        return _with_hints(resolve(self._root, schema))
+
+    def _is_free(self, schema: Any) -> bool:
+        """Whether a schema takes any text."""
+        schema = self._resolved(schema)
+        return schema.get("type") == "string" and not schema.keys() & _FIXED
+
+    def _put(self, result: dict[str, Any], fields: Schema, name: str, text: str) -> None:
+        if self._is_free(fields.get(name)):
+            most = self._resolved(fields[name]).get("maxLength", len(text))
+            result[name] = text[: int(most)]
 
     def _array(self, schema: Schema, source: Source, path: str, depth: int) -> list[Any]:
         prefix = schema.get("prefixItems") or []
@@ -276,7 +352,7 @@ class _Generator:
             self.elements = []
             self.element_schema = resolve(self._root, child)
             for item in self._items[: int(min(most, len(self._items)))]:
-                about = Source(item.words, item.content_sha)
+                about = Source(item.words, item.content_sha, item.content)
                 self.elements.append(self.element(child, item, about))
             return self.elements
         least = schema.get("minItems", 0)
@@ -322,6 +398,10 @@ class _Generator:
             rounded in (low, high) and not schema.keys() & {"exclusiveMinimum", "exclusiveMaximum"}
         )
         return rounded if inside else (low + high) / 2
+
+
+def _clamped(length: int, schema: Schema) -> int:
+    return int(max(schema.get("minItems", 0), min(length, schema.get("maxItems", length))))
 
 
 def _bounds(schema: Schema, step: int) -> tuple[float, float]:

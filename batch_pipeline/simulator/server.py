@@ -33,6 +33,7 @@ from batch_pipeline.simulator.desk import Desk
 from batch_pipeline.simulator.draws import fingerprint
 from batch_pipeline.simulator.journal import Attempt, Journal
 from batch_pipeline.simulator.replies import abort, send, send_json, send_start
+from batch_pipeline.simulator.search_ahrefs import Ahrefs
 from batch_pipeline.simulator.state import State, forget_state, write_state
 from batch_pipeline.simulator.wire import Call, RefusedError, Usage, Wire
 from batch_pipeline.simulator.wire_openai import OpenRouterWire
@@ -61,6 +62,7 @@ class Simulator:
         self._google = GoogleDesk(self._desk)
         self._anthropic = AnthropicDesk(self._desk)
         self._openai = OpenAIDesk(self._desk)
+        self._ahrefs = Ahrefs(self._work, self._journal)
         self._concurrent = 0
         self._started_at = time.time()
         self.last_request = time.monotonic()
@@ -105,6 +107,7 @@ class Simulator:
         )
         for desk in (self._google, self._anthropic, self._openai):
             app.add_routes(desk.routes())
+        app.add_routes(self._ahrefs.routes())
         app.on_startup.append(self._start)
         app.on_cleanup.append(self._close)
         return app
@@ -312,6 +315,7 @@ class Simulator:
         self._work.reset()
         self._desk.reset()
         self._google.reset()
+        self._ahrefs.reset()
         return send_json(200, {"reset": True})
 
     async def _get_journal(self, request: web.Request) -> web.Response:

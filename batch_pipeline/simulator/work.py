@@ -15,7 +15,13 @@ from batch_pipeline.simulator import tokens
 from batch_pipeline.simulator.answers import REFUSAL, Answer, answer
 from batch_pipeline.simulator.buckets import Buckets, Excess
 from batch_pipeline.simulator.catalog import catalog
-from batch_pipeline.simulator.config import FaultRule, JobFault, Lane, SimulatorConfig
+from batch_pipeline.simulator.config import (
+    SEARCH_FAULTS,
+    FaultRule,
+    JobFault,
+    Lane,
+    SimulatorConfig,
+)
 from batch_pipeline.simulator.draws import draw
 from batch_pipeline.simulator.faults import FaultPlan, Verdict
 from batch_pipeline.simulator.items import Item, find_items
@@ -171,7 +177,22 @@ class Work:
             name: what the call is about: draws depend on it and on how often it was seen.
             text: what `match` is searched in.
         """
-        return self._faults.strike(kind, provider, model, key, name, text)
+        return self._faults.strike((kind,), provider, model, key, f"{kind} {name}", text)
+
+    def search_fault(
+        self, *, provider: str, model: str, key: str, name: str, text: str
+    ) -> FaultRule | None:
+        """Return the rule that hits one call of a search provider, if any.
+
+        Args:
+            provider: whose API was called.
+            model: the journal's name of the endpoint.
+            key: of the call.
+            name: of what was asked: draws depend on it and on how often it was seen.
+            text: the words searched for, which `match` looks into.
+        """
+        seen = f"search {name}"
+        return self._faults.strike(SEARCH_FAULTS, provider, model, key, seen, text, "realtime")
 
     def _asked(self, wire: Wire, call: Call, mono: float) -> _Asked:
         window = catalog(call.provider).context_tokens
@@ -200,6 +221,7 @@ class Work:
             body_sha=body_sha,
             text=call.text,
             item_texts=[item.text for item in items],
+            has_article=right.has_article,
             lane=lane,
         )
         said = right

@@ -1,7 +1,7 @@
 """Estimates of a table by several routes: what the arithmetic needs, gathered.
 
 What belongs here: rows from the table or the ledger, earlier calls, prices, the provider's own
-token count. What does not: the arithmetic (estimate.py), how it is shown (cli/estimate.py).
+token count. What does not: the counting (counting.py), how it is shown (cli/estimate.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import islice
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 from batch_pipeline.engine.job import Endpoint
 from batch_pipeline.engine.lanes.choice import expected_job_s
 from batch_pipeline.engine.packing import Packer
-from batch_pipeline.engine.step import Step
+from batch_pipeline.engine.step import AnyStep, LocalStep, Row, Step, llm_steps
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch, Item, find_batch, read_items, stream_items
-from batch_pipeline.ledger.calls import PauseKey, find_results
+from batch_pipeline.ledger.calls import PauseKey, StoredResult, find_results
+from batch_pipeline.ledger.documents import read_documents
 from batch_pipeline.ledger.jobs import durations
 from batch_pipeline.ledger.overview import (
     PastCall,
@@ -29,18 +30,23 @@ from batch_pipeline.ledger.overview import (
     call_history,
 )
 from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.limits.rates import Rates
 from batch_pipeline.limits.reservation import read_terms
 from batch_pipeline.pricing.calibration import (
     FROM_COUNTS,
     NO_PREFIX,
     CachedPrefix,
+    ContentSize,
     InputScale,
     OutputScale,
+    content_of_calls,
+    content_of_typical,
     input_scale,
     mean_latency_s,
     output_of_calls,
     output_of_schema,
+    output_of_typical,
     prefix_of_calls,
     scale_of_calls,
 )
@@ -59,20 +65,20 @@ from batch_pipeline.providers.registry import (
     resolve_access,
 )
 from batch_pipeline.workloads.config import WorkloadConfig
+from batch_pipeline.workloads.counting import Question, estimate_routes, known_questions
 from batch_pipeline.workloads.estimate import (
+    Chain,
     Estimate,
     JobPlan,
     Lookup,
     Pace,
     PlannedRow,
-    Question,
     RoutePlan,
-    estimate_routes,
     planned_from_batch,
     planned_from_table,
-    questions_of,
 )
 from batch_pipeline.workloads.runner import (
+    AUTO,
     content_id,
     deadline_at,
     enqueued_tokens_of,
@@ -85,6 +91,7 @@ from batch_pipeline.workloads.runner import (
 MOST_ROWS_AT_INGEST = 20_000
 """A larger table is estimated from rows spread over it, so that ingest stays quick."""
 
+_PAGE = 500
 _PAGES_AT_INGEST = 40
 _COUNTED_REQUESTS = 10
 _CACHE_FROM_TOKENS = 1_024
@@ -140,19 +147,22 @@ def estimate_target(
         The estimates in the order of the routes, and the batch if it is in the ledger already.
 
     Raises:
-        UsageError: the table cannot be read, a route is none, there is no such batch, or the
-            workload has several steps.
+        UsageError: the table cannot be read, a route is none, or there is no such batch.
     """
     known = _known_batch(ledger, config, target)
-    step = only_step(config)
+    steps = resolve_steps(config)
 
     @cache
-    def sample() -> list[list[Question]]:
-        return _sample_packs(step, _rows(ledger, config, target, known))
+    def sample(place: int) -> list[list[Question]]:
+        return _sample_packs(llm_steps(steps)[place], _rows(ledger, config, target, known))
 
-    plans = [_plan(ledger, config, step, route, sample, simulator) for route in routes]
+    planner = _Planner(ledger, config, steps, sample, simulator)
     found = estimate_routes(
-        _rows(ledger, config, target, known), step, plans, limit=config.limit, force=target.force
+        _rows(ledger, config, target, known),
+        steps,
+        [planner.chain(route) for route in routes],
+        limit=config.limit,
+        force=target.force,
     )
     return found, known
 
@@ -161,37 +171,25 @@ def estimate_ingested(ledger: Ledger, config: WorkloadConfig, batch: Batch) -> E
     """Estimate a batch by its own route without asking a provider.
 
     A batch of more than MOST_ROWS_AT_INGEST rows is estimated from rows spread over it.
-
-    Raises:
-        UsageError: the workload has several steps.
     """
-    step = only_step(config)
-    plan = _plan(ledger, config, step, config.route, list, None)
+    steps = resolve_steps(config)
+    chain = _Planner(ledger, config, steps).chain(config.route)
     if batch.row_count <= MOST_ROWS_AT_INGEST:
         items: Iterable[Item] = stream_items(ledger, batch.batch_id)
     else:
         items = _spread_items(ledger, batch)
         note = f"Extrapolated from {MOST_ROWS_AT_INGEST:,} rows spread over the table."
-        plan = replace(plan, notes=(*plan.notes, note))
-    rows = planned_from_batch(items, include_blocked=config.include_blocked)
-    found = estimate_routes(rows, step, [plan], limit=config.limit)[0]
+        first, *others = chain.plans
+        first = replace(first, notes=(*first.notes, note))
+        chain = replace(chain, plans=(first, *others))
+    rows = _planned(ledger, config, batch, items)
+    found = estimate_routes(rows, steps, [chain], limit=config.limit)[0]
     return found.scaled_to(batch.row_count)
 
 
-def only_step(config: WorkloadConfig) -> Step:
-    """The workload's one LLM task.
-
-    Raises:
-        UsageError: it has several: what the later ones are asked depends on answers of the first.
-    """
-    steps = resolve_steps(config)
-    if len(steps) > 1:
-        raise UsageError(
-            f"Estimates cover workloads of one step so far, and {config.workload} has "
-            f"{len(steps)}: what the later ones are asked depends on the answers of the first.",
-            "Run some rows with --limit, and read what they came to with `batch-pipeline report`.",
-        )
-    return steps[0]
+def largest_pack(config: WorkloadConfig) -> int:
+    """Rows of a request, at most, in the step that packs most of them."""
+    return max(step.max_items for step in llm_steps(resolve_steps(config)))
 
 
 def stored_estimate(found: Estimate, made: str, at: float) -> dict[str, Any]:
@@ -223,15 +221,51 @@ def _rows(
     ledger: Ledger, config: WorkloadConfig, target: Target, known: Batch | None
 ) -> Iterable[PlannedRow]:
     if known is not None:
-        return planned_from_batch(
-            stream_items(ledger, known.batch_id),
-            include_blocked=config.include_blocked,
-            force=target.force,
-        )
+        items = stream_items(ledger, known.batch_id)
+        return _planned(ledger, config, known, items, force=target.force)
     assert target.source is not None
     domain = config.domain
     table = domain.open_input(target.source, target.reading)
     return planned_from_table(new_items(domain, table, config.route_column))
+
+
+def _planned(
+    ledger: Ledger,
+    config: WorkloadConfig,
+    batch: Batch,
+    items: Iterable[Item],
+    *,
+    force: bool = False,
+) -> Iterator[PlannedRow]:
+    """Rows of a batch with what their local steps have given so far."""
+    local = [step.name for step in resolve_steps(config) if isinstance(step, LocalStep)]
+    left = iter(items)
+    while page := list(islice(left, _PAGE)):
+        documents = _documents(ledger, batch, page, local, force) if local else {}
+        yield from planned_from_batch(
+            page, include_blocked=config.include_blocked, force=force, documents=documents
+        )
+
+
+def _documents(
+    ledger: Ledger, batch: Batch, page: Sequence[Item], local: Sequence[str], force: bool
+) -> dict[int, dict[str, Any]]:
+    """The documents that a run would go by, by ordinal and step."""
+    fresh_after = {item.ordinal: item.fresh_after for item in page}
+    with ledger.read() as connection:
+        found = read_documents(
+            connection, ledger.realm, batch.batch_id, list(fresh_after), steps=local
+        )
+    return {
+        ordinal: {
+            step: one.content
+            for step, one in of_row.items()
+            if one.outcome is Outcome.SUCCEEDED
+            # What a person edited stays as it is.
+            and (one.editor or (one.made_at >= fresh_after[ordinal] and not force))
+        }
+        for ordinal, of_row in found.items()
+    }
 
 
 def _spread_items(ledger: Ledger, batch: Batch) -> Iterator[Item]:
@@ -244,11 +278,14 @@ def _spread_items(ledger: Ledger, batch: Batch) -> Iterator[Item]:
 
 
 def _sample_packs(step: Step, rows: Iterable[PlannedRow]) -> list[list[Question]]:
-    """A few packs as they would be sent, spread over the table (its first 20,000 rows)."""
+    """A few packs as they would be sent, spread over the table (its first 20,000 rows).
+
+    None where the step's content depends on earlier answers.
+    """
     packer: Packer[Question] = Packer(step.max_items, step.max_input_tokens)
     kept: list[list[Question]] = []
     stride, count = 1, 0
-    for question in questions_of(step, islice(rows, MOST_ROWS_AT_INGEST)):
+    for question in known_questions(step, islice(rows, MOST_ROWS_AT_INGEST)):
         for pack in packer.add(question):
             if count % stride == 0:
                 kept.append(pack)
@@ -261,15 +298,79 @@ def _sample_packs(step: Step, rows: Iterable[PlannedRow]) -> list[list[Question]
 # ---- one route -----------------------------------------------------------------------------------
 
 
+def _nobody_asked(place: int) -> Sequence[Sequence[Question]]:
+    return ()
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Makes the plans of routes.
+
+    Attributes:
+        ledger: the ledger; nothing is written.
+        config: the workload.
+        steps: what a row goes through.
+        sample: packs of an LLM step, by its place among them, whose tokens a provider may count.
+        simulator: as of estimate_target.
+    """
+
+    ledger: Ledger
+    config: WorkloadConfig
+    steps: Sequence[AnyStep]
+    sample: Callable[[int], Sequence[Sequence[Question]]] = _nobody_asked
+    simulator: Callable[[], str | None] | None = None
+    known: dict[tuple[str, str], Chain | None] = field(default_factory=dict)
+
+    def chain(self, route: str) -> Chain:
+        """The plans of a route, and of the routes that rows name themselves."""
+        models = _models(self.config, route, self.ledger)
+        plans = self._plans(route, models, self.simulator)
+        return Chain(plans, partial(self._own_chain, route, models))
+
+    def _own_chain(self, route: str, models: Sequence[_Model], row: Row) -> Chain | None:
+        """The chain of a row's own route; None where it has none, or it is the same.
+
+        Nobody is asked to count its tokens: there may be many such routes.
+        """
+        text = str(row.get(self.config.route_column) or "").strip()
+        if not text or text == AUTO or not self.config.row_routes:
+            return None
+        if (route, text) not in self.known:
+            own = _models(self.config, text, self.ledger)
+            if self.config.fallback:
+                labels = {model.label for model in own}
+                own += [model for model in models if model.label not in labels]
+            same = [model.label for model in own] == [model.label for model in models]
+            plans = () if same else self._plans(text, own, None)
+            self.known[route, text] = Chain(plans) if plans else None
+        return self.known[route, text]
+
+    def _plans(
+        self,
+        route: str,
+        models: Sequence[_Model],
+        simulator: Callable[[], str | None] | None,
+    ) -> tuple[RoutePlan, ...]:
+        plans = [
+            _plan(
+                self.ledger, self.config, step, route, models, partial(self.sample, place),
+                simulator,
+            )
+            for place, step in enumerate(llm_steps(self.steps))
+        ]  # fmt: skip
+        return tuple(plans)
+
+
 def _plan(
     ledger: Ledger,
     config: WorkloadConfig,
     step: Step,
     route: str,
+    models: Sequence[_Model],
     sample: Callable[[], Sequence[Sequence[Question]]],
     simulator: Callable[[], str | None] | None,
 ) -> RoutePlan:
-    models = _models(config, route, ledger)
+    """One step by one route."""
     # The lane `batch` passes over models that have no Batch API.
     in_jobs = [model for model in models if batch_limits(model.ref.provider) is not None]
     asked = in_jobs[0] if config.lane == "batch" and in_jobs else models[0]
@@ -282,7 +383,7 @@ def _plan(
             else call_history(connection, ledger.realm, config.workload, step.name, None)
         )
     notes: list[str] = []
-    probe = _request(step, first.model, ())
+    base_tokens = _body_tokens(first, _request(step, first.model, ()))
     scale = scale_of_calls(calls)
     if not scale.calls and simulator is not None:
         scale, why = _ask_provider(step, first, sample(), simulator)
@@ -309,7 +410,7 @@ def _plan(
             None if config.workers == "auto" else config.workers,
         ),
         price=None if pricer is None else partial(_price_at, pricer, now),
-        base_tokens=_body_tokens(first, probe),
+        base_tokens=base_tokens,
         input=scale,
         output=_output_scale(step, calls, others),
         prefix=prefix_of_calls(calls) or _likely_prefix(first, step, scale),
@@ -320,6 +421,7 @@ def _plan(
         realtime=asked is models[0],
         jobs=jobs,
         deadline_s=None if at is None else at - now,
+        content=_content_size(step, [*calls, *others], base_tokens, scale),
     )
 
 
@@ -434,8 +536,24 @@ def _output_scale(step: Step, calls: Sequence[PastCall], others: Sequence[PastCa
     return (
         output_of_calls(calls, step.items_name, same_model=True)
         or output_of_calls(others, step.items_name, same_model=False)
-        or output_of_schema(step.item_schema, step.output_tokens_per_item)
+        or _output_unseen(step)
     )
+
+
+def _output_unseen(step: Step) -> OutputScale:
+    if step.typical_tokens is not None:
+        return output_of_typical(step.typical_tokens[1], step.output_tokens_per_item)
+    return output_of_schema(step.item_schema, step.output_tokens_per_item)
+
+
+def _content_size(
+    step: Step, calls: Sequence[PastCall], base_tokens: int, scale: InputScale
+) -> ContentSize | None:
+    """What a row's content comes to where earlier steps have not answered yet."""
+    found = content_of_calls(calls, step.items_name)
+    if found is None and step.typical_tokens is not None:
+        found = content_of_typical(step.typical_tokens[0], base_tokens, scale)
+    return found
 
 
 def _likely_prefix(model: ModelRef, step: Step, scale: InputScale) -> CachedPrefix:
@@ -463,4 +581,8 @@ def _lookup(ledger: Ledger, workload: str, labels: Sequence[str]) -> Lookup:
         with ledger.read() as connection:
             return asked_item_ids(connection, ledger.realm, workload, item_ids)
 
-    return Lookup(cached, otherwise, before)
+    def answers(keys: Sequence[str]) -> Mapping[str, StoredResult]:
+        with ledger.read() as connection:
+            return find_results(connection, ledger.realm, keys, labels)
+
+    return Lookup(cached, otherwise, before, answers)

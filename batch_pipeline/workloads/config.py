@@ -81,6 +81,11 @@ class Knobs(BaseModel):
     concurrent: int | None = Field(
         default=None, ge=1, description="Requests in flight at once, over all runs of the key."
     )
+    search_rate_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="Searches per minute of a search provider's key; empty is what it publishes.",
+    )
     tier: str | None = Field(
         default=None,
         description="The key's tier with its provider (limits/tiers.yaml), `tier-1`, or by "

@@ -1,7 +1,7 @@
-"""What a batch would ask, cost and take, before it runs: pure arithmetic.
+"""What a batch would ask, cost and take, before it runs: what estimates are made of, and say.
 
-What belongs here: counting, packing and pricing rows that somebody else read, for several routes
-in one pass. What does not: SQL and reading the table (compare.py), the console, spending.
+What belongs here: plans and rows that go in, figures that come out. What does not: the counting
+(counting.py), SQL and reading the table (compare.py), the console, spending.
 """
 
 from __future__ import annotations
@@ -12,29 +12,22 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
-from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.lanes.batch import MOST_ITEMS
-from batch_pipeline.engine.lanes.choice import TARGET_S, takes_batch_lane
-from batch_pipeline.engine.packing import Packer
-from batch_pipeline.engine.step import Step
+from batch_pipeline.engine.lanes.choice import TARGET_S
+from batch_pipeline.engine.step import Row
 from batch_pipeline.ledger.batches import INPUT_ERROR, Item, NewItem
-from batch_pipeline.ledger.tables import NANO, Outcome
+from batch_pipeline.ledger.calls import StoredResult
+from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.limits.rates import Rates
-from batch_pipeline.pricing.calibration import NO_PREFIX, CachedPrefix, InputScale, OutputScale
+from batch_pipeline.pricing.calibration import (
+    NO_PREFIX,
+    CachedPrefix,
+    ContentSize,
+    InputScale,
+    OutputScale,
+)
 from batch_pipeline.pricing.prices import Lane
-from batch_pipeline.pricing.tokens import estimate_item_tokens
 from batch_pipeline.providers.base import Usage
-
-_PAGE = 500
-
-# A slow model's usual pace, where nothing is known of it.
-_ASSUMED_FIRST_TOKEN_S = 1.0
-_ASSUMED_TOKENS_PER_S = 100.0
-
-_DAY_S = 86_400.0
-
-ASSUMED_WORKERS = 32
-"""Requests in flight that `workers: auto` is taken to come to where nothing limits it."""
 
 
 class Standing(StrEnum):
@@ -53,16 +46,32 @@ class Miss(StrEnum):
     NEW = "never asked before"
     OTHER_MODEL = "answered by a model outside this route"
     CHANGED = "asked before with another prompt, schema or parameters"
-    FORCED = "answered, asked again by --force"
+    LATER = "asked before; whether it is the same question, earlier steps will show"
+    FORCED = "answered, asked again by --force or a review"
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """A row and where it stands."""
+    """A row and where it stands.
+
+    Attributes:
+        item_id: its id.
+        row: its values.
+        standing: where it stands.
+        documents: what local steps gave for it so far, by step, where a run would go by that.
+        fresh_after: answers from before that are no hits (UTC seconds).
+    """
 
     item_id: str
     row: Mapping[str, Any]
     standing: Standing
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    fresh_after: float = 0.0
+
+
+def no_answers(keys: Sequence[str]) -> Mapping[str, StoredResult]:
+    """Nothing is stored."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +82,13 @@ class Lookup:
         cached: of these cache keys, those answered by a model of the route.
         answered_otherwise: of these cache keys, those that any model has answered.
         asked_before: of these item ids, those that succeeded in any batch of the workload.
+        answers: of these cache keys, the answers that `cached` found.
     """
 
     cached: Callable[[Sequence[str]], Collection[str]]
     answered_otherwise: Callable[[Sequence[str]], Collection[str]]
     asked_before: Callable[[Sequence[str]], Collection[str]]
+    answers: Callable[[Sequence[str]], Mapping[str, StoredResult]] = no_answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +149,7 @@ class JobPlan:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """One route to estimate.
+    """One route to estimate, for one step.
 
     Attributes:
         route: as the user wrote it.
@@ -156,6 +167,8 @@ class RoutePlan:
         realtime: whether this model is the one that is asked in real time as well.
         jobs: how its provider jobs go; None where it has no Batch API.
         deadline_s: for lane `auto`: seconds until every row must have ended; None is whenever.
+        content: what a row's content comes to where it is not known before earlier steps have
+            answered; None goes by the row and by what they may answer.
     """
 
     route: str
@@ -173,6 +186,25 @@ class RoutePlan:
     realtime: bool = True
     jobs: JobPlan | None = None
     deadline_s: float | None = None
+    content: ContentSize | None = None
+
+
+def no_own_route(row: Row) -> Chain | None:
+    """No row names a model of its own."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A route through all LLM steps of a workload.
+
+    Attributes:
+        plans: one for each LLM step, in order; route, model and limits are the same in all.
+        own: the chain of a row that names its own models; None where it goes by this one.
+    """
+
+    plans: tuple[RoutePlan, ...]
+    own: Callable[[Row], Chain | None] = no_own_route
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +346,54 @@ class LaneFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class StepEstimate:
+    """One of the LLM steps of a run.
+
+    Attributes:
+        step: its name.
+        rows: rows that take it; those left pending are not among them.
+        cached: of these, rows that are through it already, or that a stored answer serves.
+        to_ask: of these, rows that need a call.
+        requests: calls when nothing goes wrong.
+        basis: what its figures rest on.
+        lanes: its figures in every lane that the run could take.
+    """
+
+    step: str
+    rows: int
+    cached: int
+    to_ask: int
+    requests: int
+    basis: Basis
+    lanes: tuple[LaneFigures, ...]
+
+    def in_lane(self, lane: Lane) -> LaneFigures:
+        """Its figures in a lane."""
+        return next(one for one in self.lanes if one.lane == lane)
+
+    def scaled(self, factor: float) -> StepEstimate:
+        """The same for `factor` times the rows."""
+        to_ask = round(self.to_ask * factor)
+        return replace(
+            self,
+            rows=round(self.rows * factor),
+            cached=round(self.cached * factor),
+            to_ask=to_ask,
+            requests=round(self.requests * factor),
+            lanes=tuple(one.scaled(factor, to_ask) for one in self.lanes),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        counts = ("step", "rows", "cached", "to_ask", "requests")
+        return {
+            **{name: getattr(self, name) for name in counts},
+            "basis": self.basis.to_dict(),
+            "lanes": [one.to_dict() for one in self.lanes],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run by one route would do; done to unusable, without questions, add up to rows.
 
@@ -325,9 +405,9 @@ class Estimate:
         basis: what it rests on.
         rows: rows of the table.
         done: rows that this batch has finished already.
-        cached: rows that a stored answer serves.
+        cached: rows that stored answers serve.
         to_ask: rows that need a call.
-        questions: distinct questions among them: identical rows share one.
+        questions: distinct rows among them: identical ones share their questions.
         left_pending: rows beyond `--limit`.
         blocked: rows waiting for a person's decision.
         skipped: rows with nothing to ask.
@@ -337,6 +417,8 @@ class Estimate:
         lane: the lane that the run would take.
         lanes: the figures of every lane that it could take, real time first.
         rows_read: rows that were looked at; fewer than `rows` where the rest is extrapolated.
+        steps: the LLM steps by themselves, in order; empty where there is only one.
+        paths: steps that rows have before them, one after another: each combination once.
     """
 
     route: str
@@ -356,6 +438,8 @@ class Estimate:
     lane: Lane = "realtime"
     lanes: tuple[LaneFigures, ...] = (LaneFigures(),)
     rows_read: int = 0
+    steps: tuple[StepEstimate, ...] = ()
+    paths: tuple[tuple[str, ...], ...] = ()
 
     @property
     def figures(self) -> LaneFigures:
@@ -399,13 +483,21 @@ class Estimate:
         factor = rows / self.rows
         counts = ("done", "cached", "to_ask", "questions", "left_pending", "blocked", "skipped")
         to_ask = round(self.to_ask * factor)
+        steps = tuple(step.scaled(factor) for step in self.steps)
+        lanes = tuple(one.scaled(factor, to_ask) for one in self.lanes)
+        if steps:
+            lanes = tuple(
+                one if one.lane == "realtime" else one_after_another(steps, self.paths, one)
+                for one in lanes
+            )
         return replace(
             self,
             rows=rows,
             **{name: round(getattr(self, name) * factor) for name in (*counts, "unusable")},
             misses={reason: round(count * factor) for reason, count in self.misses.items()},
             requests=round(self.requests * factor),
-            lanes=tuple(one.scaled(factor, to_ask) for one in self.lanes),
+            lanes=lanes,
+            steps=steps,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -418,17 +510,8 @@ class Estimate:
             "lanes": [one.to_dict() for one in self.lanes],
             "basis": self.basis.to_dict(),
             "rows_read": self.rows_read,
+            "steps": [one.to_dict() for one in self.steps],
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """An open row's question; `tokens` is the local count of its content."""
-
-    item_id: str
-    key: str
-    content: Mapping[str, Any]
-    tokens: int
 
 
 def basis_line(found: Estimate) -> str:
@@ -457,9 +540,20 @@ def planned_from_table(rows: Iterable[NewItem]) -> Iterator[PlannedRow]:
 
 
 def planned_from_batch(
-    rows: Iterable[Item], *, include_blocked: bool = False, force: bool = False
+    rows: Iterable[Item],
+    *,
+    include_blocked: bool = False,
+    force: bool = False,
+    documents: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> Iterator[PlannedRow]:
-    """Rows of an ingested batch, as its next run would take them."""
+    """Rows of an ingested batch, as its next run would take them.
+
+    Args:
+        rows: its rows.
+        include_blocked: blocked ones are asked again.
+        force: finished ones are asked again.
+        documents: what local steps gave, by ordinal and step.
+    """
     for item in rows:
         standing = Standing.OPEN
         if item.outcome is Outcome.SKIPPED:
@@ -470,286 +564,50 @@ def planned_from_batch(
             standing = Standing.BLOCKED
         elif item.outcome is Outcome.SUCCEEDED and not force:
             standing = Standing.DONE
-        yield PlannedRow(item.item_id, item.row, standing)
+        given = documents.get(item.ordinal, {}) if documents else {}
+        yield PlannedRow(item.item_id, item.row, standing, given, item.fresh_after)
 
 
-def questions_of(step: Step, rows: Iterable[PlannedRow]) -> Iterator[Question]:
-    """The questions of the open rows, one for each row."""
-    keys = KeyMaker(step)
-    for planned in rows:
-        if planned.standing is Standing.OPEN:
-            content = step.content(planned.row)
-            yield Question(
-                planned.item_id, keys.key(content), content, estimate_item_tokens(content)
-            )
-
-
-def estimate_routes(
-    rows: Iterable[PlannedRow],
-    step: Step,
-    plans: Sequence[RoutePlan],
-    *,
-    limit: int | None = None,
-    force: bool = False,
-) -> list[Estimate]:
-    """Count, pack and price `rows` for each route.
-
-    Memory grows by 40 bytes for each distinct question and route.
+def one_after_another(
+    steps: Sequence[StepEstimate], paths: Sequence[Sequence[str]], whole: LaneFigures
+) -> LaneFigures:
+    """The batch lane's figures with their time: one round of provider jobs for each step of a row.
 
     Args:
-        rows: the rows in order; consumed once.
-        step: the LLM task.
-        plans: the routes.
-        limit: ask about at most so many rows.
-        force: stored answers are no hits.
+        steps: of the run.
+        paths: steps that rows have before them: the longest way decides.
+        whole: the sums over them.
     """
-    counters = [_Counter(step, plan, limit, force) for plan in plans]
-    counts = dict.fromkeys(Standing, 0)
-    for page in _pages(rows):
-        for planned in page:
-            counts[planned.standing] += 1
-        questions = list(questions_of(step, page))
-        for counter in counters:
-            counter.take(questions)
-    return [counter.finish(counts) for counter in counters]
-
-
-@dataclass(slots=True)
-class _Sums:
-    """One of low, expected and worst, while it is summed up."""
-
-    input_tokens: float = 0.0
-    cached: float = 0.0
-    output_tokens: float = 0.0
-    nano: int = 0
-
-    def add(self, usage: Usage, price: Callable[[Usage], int] | None) -> None:
-        self.input_tokens += usage.input_tokens
-        self.cached += usage.cached_input_tokens
-        self.output_tokens += usage.output_tokens
-        if price is not None:
-            self.nano += price(usage)
-
-    def amount(self, priced: bool) -> Amount:
-        return Amount(
-            round(self.input_tokens),
-            round(self.cached),
-            round(self.output_tokens),
-            self.nano / NANO if priced else None,
-        )
-
-
-@dataclass(slots=True)
-class _LaneSums:
-    """What is summed up for one lane."""
-
-    low: _Sums = field(default_factory=_Sums)
-    expected: _Sums = field(default_factory=_Sums)
-    worst: _Sums = field(default_factory=_Sums)
-
-    def figures(self, lane: Lane, priced: bool) -> LaneFigures:
-        return LaneFigures(
-            lane, self.low.amount(priced), self.expected.amount(priced), self.worst.amount(priced)
-        )
-
-
-class _Counter:
-    """Packs one route's questions as the engine does, and sums up what the packs would use."""
-
-    def __init__(self, step: Step, plan: RoutePlan, limit: int | None, force: bool) -> None:
-        self._step = step
-        self._plan = plan
-        self._limit = limit
-        self._force = force
-        self._packer: Packer[Question] = Packer(step.max_items, step.max_input_tokens)
-        self._asked: set[int] = set()
-        self._cached = self._to_ask = self._left_pending = 0
-        self._misses: dict[str, int] = {}
-        self._requests = 0
-        # Requests that are sent before the first reply is back find nothing in the cache.
-        self._cold = plan.pace.workers or ASSUMED_WORKERS
-        self._realtime = _LaneSums()
-        self._jobs = _LaneSums()
-
-    def take(self, questions: Sequence[Question]) -> None:
-        """Count the questions of a page of rows."""
-        keys = [question.key for question in questions]
-        hits = frozenset[str]() if self._force else frozenset(self._plan.lookup.cached(keys))
-        fresh: list[Question] = []
-        for question in questions:
-            mark = int(question.key[:16], 16)
-            if question.key in hits:
-                self._cached += 1
-            elif mark in self._asked:
-                self._to_ask += 1
-            elif self._limit is not None and self._to_ask >= self._limit:
-                self._left_pending += 1
-            else:
-                self._to_ask += 1
-                self._asked.add(mark)
-                fresh.append(question)
-                for pack in self._packer.add(question):
-                    self._count(pack)
-        for reason in _reasons(fresh, self._plan.lookup, self._force):
-            self._misses[reason] = self._misses.get(reason, 0) + 1
-
-    def finish(self, counts: Mapping[Standing, int]) -> Estimate:
-        """The estimate, once all rows were counted."""
-        for pack in self._packer.flush():
-            self._count(pack)
-        plan = self._plan
-        lanes = self._lanes()
-        return Estimate(
-            route=plan.route,
-            model=plan.model,
-            basis=Basis(
-                plan.input.basis,
-                plan.input.calls,
-                plan.input.margin,
-                plan.output.basis,
-                plan.output.calls,
-                plan.output.margin,
-                plan.notes,
-            ),
-            rows=sum(counts.values()),
-            done=counts[Standing.DONE],
-            cached=self._cached,
-            to_ask=self._to_ask,
-            questions=len(self._asked),
-            left_pending=self._left_pending,
-            blocked=counts[Standing.BLOCKED],
-            skipped=counts[Standing.SKIPPED],
-            unusable=counts[Standing.UNUSABLE],
-            misses=self._misses,
-            requests=self._requests,
-            lane=_lane_of(plan, lanes),
-            lanes=tuple(lanes.values()),
-            rows_read=sum(counts.values()),
-        )
-
-    def _lanes(self) -> dict[Lane, LaneFigures]:
-        """The figures of every lane that a run could take."""
-        plan = self._plan
-        found: dict[Lane, LaneFigures] = {}
-        if plan.realtime:
-            figures = self._realtime.figures("realtime", plan.price is not None)
-            seconds, bound_by = _time(plan, self._requests, figures.expected)
-            found["realtime"] = replace(figures, seconds=seconds, bound_by=bound_by)
-        if plan.jobs is not None:
-            figures = self._jobs.figures("batch", plan.jobs.price is not None)
-            seconds, bound_by = plan.jobs.time(self._to_ask, figures.expected.input_tokens)
-            found["batch"] = replace(
-                figures,
-                seconds=seconds,
-                seconds_known=plan.jobs.jobs_known > 0 or not self._to_ask,
-                bound_by=bound_by,
-                jobs=plan.jobs,
-            )
-        return found
-
-    def _count(self, pack: Sequence[Question]) -> None:
-        step, plan = self._step, self._plan
-        self._requests += 1
-        prompt = plan.input.ratio * (plan.base_tokens + sum(question.tokens for question in pack))
-        bound = step.output_tokens_base + step.output_tokens_per_item * len(pack)
-        answer = min(bound, sum(plan.output.expected(question.tokens) for question in pack))
-        margin = plan.input.margin
-        warm = self._requests > self._cold
-        least = self._usage(prompt * (1 - margin), plan.output.low(answer), hit=self._requests > 1)
-        most = self._usage(prompt * (1 + margin), bound, hit=False)
-        likely = self._usage(prompt, answer, hit=warm and plan.prefix.certain)
-        self._realtime.low.add(least, plan.price)
-        self._realtime.expected.add(likely, plan.price)
-        self._realtime.worst.add(most, plan.price)
-        if plan.jobs is None:
-            return
-        # Lines of a job are worked off in any order and at once: no cache hit can be relied on.
-        unkept = self._usage(prompt, answer, hit=False)
-        self._jobs.low.add(least, plan.jobs.price)
-        self._jobs.expected.add(unkept, plan.jobs.price)
-        self._jobs.worst.add(most, plan.jobs.price)
-
-    def _usage(self, prompt: float, answer: float, *, hit: bool) -> Usage:
-        prefix = self._plan.prefix
-        kept = min(prefix.tokens, round(prompt))
-        return Usage(
-            input_tokens=round(prompt),
-            cached_input_tokens=kept if hit else 0,
-            cache_write_tokens=kept if prefix.billed_write and not hit else 0,
-            output_tokens=round(answer),
-        )
-
-
-def _reasons(questions: Sequence[Question], lookup: Lookup, force: bool) -> Iterator[str]:
-    if not questions:
-        return
-    answered = frozenset(lookup.answered_otherwise([question.key for question in questions]))
-    rest = [question.item_id for question in questions if question.key not in answered]
-    before = frozenset(lookup.asked_before(rest)) if rest else frozenset[str]()
-    for question in questions:
-        if question.key in answered:
-            yield Miss.FORCED.value if force else Miss.OTHER_MODEL.value
-        elif question.item_id in before:
-            yield Miss.CHANGED.value
-        else:
-            yield Miss.NEW.value
-
-
-def _lane_of(plan: RoutePlan, lanes: Mapping[Lane, LaneFigures]) -> Lane:
-    """The lane that a run of this plan would take; of several lanes, that of most of its rows."""
-    realtime, jobs = lanes.get("realtime"), lanes.get("batch")
-    if jobs is None or plan.jobs is None:
-        return "realtime"
-    if realtime is None or plan.lane == "batch":
-        return "batch"
-    if plan.lane == "realtime":
-        return "realtime"
-    costs = jobs.expected.cost_usd, realtime.expected.cost_usd
-    cheaper = costs[0] is not None and costs[1] is not None and costs[0] < costs[1]
-    into_jobs = takes_batch_lane(
-        0.0, plan.deadline_s, plan.jobs.job_s, realtime.seconds, cheaper=cheaper
+    by_name = {step.step: step.in_lane("batch") for step in steps}
+    ways = [[by_name[name] for name in path] for path in paths] or [[]]
+    longest = max(ways, key=lambda way: sum(one.seconds for one in way))
+    said = max(longest, key=lambda one: one.seconds).bound_by if longest else ""
+    if len(longest) > 1:
+        said = f"a round of provider jobs for each of {len(longest)} steps, by {said}"
+    return replace(
+        whole,
+        seconds=sum(one.seconds for one in longest),
+        seconds_known=all(one.seconds_known for one in longest),
+        bound_by=said,
     )
-    return "batch" if into_jobs else "realtime"
 
 
-def _time(plan: RoutePlan, requests: int, expected: Amount) -> tuple[float, str]:
-    """Seconds, and what they are bound by: the slowest of rates and workers decides."""
-    if not requests:
-        return 0.0, ""
-    latency = plan.latency_s
-    if latency is None:
-        answer = expected.output_tokens / requests
-        latency = _ASSUMED_FIRST_TOKEN_S + answer / _ASSUMED_TOKENS_PER_S
-    rates = plan.pace.rates
-    workers = plan.pace.workers or ASSUMED_WORKERS
-    name = f"{workers} requests in flight"
-    if plan.pace.workers is None:
-        name += ", which `workers: auto` may come to"
-    if rates.concurrent is not None and rates.concurrent < workers:
-        workers = max(1, int(rates.concurrent))
-        name = f"{workers} concurrent requests of the key"
-    bounds = {name: latency * -(-requests // min(workers, requests))}
-    for what, rate, amount in (
-        ("requests", rates.requests, requests - 1),
-        ("input tokens", rates.input_tokens, expected.input_tokens),
-        ("output tokens", rates.output_tokens, expected.output_tokens),
-    ):
-        if rate is not None:
-            # The last call still has to come back.
-            bounds[f"{rate:,.0f} {what} a minute"] = amount * 60.0 / rate + latency
-    if rates.requests_per_day is not None:
-        further_days = math.ceil(requests / rates.requests_per_day) - 1
-        bounds[f"{rates.requests_per_day:,.0f} requests a day"] = further_days * _DAY_S + latency
-    slowest = max(bounds, key=lambda bound: bounds[bound])
-    return bounds[slowest], slowest
+STEP_HEADS = ("Step", "Rows", "Cached", "Requests", "Tokens in", "Tokens out", "Cost")
+"""Heads of the table of a run's steps."""
 
 
-def _pages(rows: Iterable[PlannedRow]) -> Iterator[list[PlannedRow]]:
-    page: list[PlannedRow] = []
-    for row in rows:
-        page.append(row)
-        if len(page) >= _PAGE:
-            yield page
-            page = []
-    if page:
-        yield page
+def step_rows(found: Estimate, money: Callable[[float | None], str]) -> list[list[str]]:
+    """The LLM steps of a run, expected figures in its lane; empty where there is only one step.
+
+    Args:
+        found: the estimate.
+        money: writes USD; None is unknown.
+    """
+    rows = []
+    for step in found.steps:
+        expected = step.in_lane(found.lane).expected
+        counts = (step.rows, step.cached, step.requests)
+        tokens = (expected.input_tokens, expected.output_tokens)
+        figures = [f"{number:,}" for number in (*counts, *tokens)]
+        rows.append([step.step, *figures, money(expected.cost_usd)])
+    return rows

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from batch_pipeline.providers.registry import (
     parse_route,
     resolve_access,
 )
+from batch_pipeline.search.base import SearchAccess
 from batch_pipeline.search.registry import resolve_search_access
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.sinks.files import write_deliverables
@@ -472,28 +474,24 @@ def plan_job(
     config: WorkloadConfig,
     *,
     run_id: str,
-    batch_id: str,
+    batch: Batch,
     chunk_keys: Sequence[str],
     realm: Realm,
     simulator: str | None,
-    columns: Sequence[str] = (),
     log_folder: Path | None = None,
     submit_only: bool = False,
-    batch_created_at: float = 0.0,
 ) -> Job:
     """The engine job for some chunks of a batch.
 
     Args:
         config: the workload, with the run's options.
         run_id: the run's name.
-        batch_id: the batch.
+        batch: the batch: rows may name their own route in one of its columns.
         chunk_keys: which of its chunks.
         realm: where it is.
         simulator: the simulator's address in the simulated realm, else None.
-        columns: the table's columns: rows may name their own route in one of them.
         log_folder: where the run's log goes; None writes none.
         submit_only: rows of the batch lane go up, and nothing else is done.
-        batch_created_at: when the batch was ingested (UTC seconds).
     """
     route = resolve_route(config, simulator)
     lane = lane_of(config, route, submit_only=submit_only)
@@ -525,20 +523,29 @@ def plan_job(
     return Job(
         run_id=run_id,
         workload=config.workload,
-        batch_id=batch_id,
+        batch_id=batch.batch_id,
         chunk_keys=list(chunk_keys),
         steps=steps,
         route=route,
         settings=settings,
         route_of=_rows_own_routes(config, simulator, route)
-        if config.row_routes and config.route_column in columns
+        if config.row_routes and config.route_column in batch.columns
         else None,
         log_folder=log_folder,
         used={**used, "realm": realm},
         open_batch_api=batch_api_opener(simulator),
-        search_access=lambda name: resolve_search_access(name, os.environ, simulator),
-        batch_created_at=batch_created_at,
+        search_access=lambda name: _search_access(config, name, simulator),
+        batch_created_at=batch.created_at,
     )
+
+
+def _search_access(config: WorkloadConfig, name: str, simulator: str | None) -> SearchAccess | None:
+    """A search provider's key and address, with the limit that the operator gives."""
+    access = resolve_search_access(name, os.environ, simulator)
+    if access is None or config.search_rate_limit is None:
+        return access
+    provider = replace(access.provider, requests_per_minute=config.search_rate_limit)
+    return replace(access, provider=provider)
 
 
 def batch_folder(settings: Settings, realm: Realm, workload: str, batch_id: str) -> Path:

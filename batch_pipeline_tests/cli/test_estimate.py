@@ -66,6 +66,35 @@ def test_the_batch_lane_stands_beside_real_time_and_may_be_the_main_one(cli: Cli
     assert unknown.code == 0 and "No batch price is known" in unknown.out
 
 
+def test_a_workload_of_several_steps_has_a_line_for_each(cli: Cli) -> None:
+    table = cli.data / "jobs.csv"
+    table.write_text(
+        "publisher,target,anchor,llm_provider,strategy\n"
+        "example.com,https://example.org/a,a guide,auto,multi_stage\n"
+        "example.com,https://example.org/b,a page,anthropic,multi_stage\n"
+        "example.com,https://example.org/c,a shop,auto,single_shot\n"
+    )
+    words = ("estimate", "articles", "--input", str(table), "--offline", "--route", "google")
+    shown = cli(*words)
+    assert shown.code == 0, shown.err
+    assert "Steps by google, real time:" in shown.out
+    assert "typical lengths until the first run" in shown.out
+    assert "Rows that name their own model are priced by it: anthropic/" in shown.out
+    found = cli(*words, "--json").document
+    steps = {step["step"]: step for step in found["steps"]}
+    assert {name: steps[name]["rows"] for name in ("outline", "draft", "single_shot")} == {
+        "outline": 2,
+        "draft": 2,
+        "single_shot": 1,
+    }
+    assert found["requests"] == sum(step["requests"] for step in steps.values())
+    costs = [step["lanes"][0]["expected"]["cost_usd"] for step in steps.values()]
+    assert found["expected"]["cost_usd"] == pytest.approx(sum(costs))
+    plain = cli("estimate", "roadmaps", "--input", str(write_topics(cli.data / "t.csv", ["a"])),
+                "--offline", "--json").document  # fmt: skip
+    assert plain["steps"] == []
+
+
 def test_a_live_estimate_without_a_key_still_answers_and_says_what_it_lacks(cli: Cli) -> None:
     table = write_topics(cli.data / "topics.csv", topics(5, "live"))
     found = cli("estimate", "roadmaps", "--input", str(table), "--live", "--json").document

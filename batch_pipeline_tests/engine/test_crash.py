@@ -40,12 +40,15 @@ def states(bench: Bench) -> Counter[str]:
         return Counter(connection.execute(sa.select(attempts.c.state)).scalars())
 
 
-def keys_settled(bench: Bench) -> Counter[str]:
+def keys_settled(bench: Bench) -> Counter[tuple[str, str]]:
+    """How often each question to each model was settled."""
     with bench.open() as ledger, ledger.read() as connection:
         rows = connection.execute(
-            sa.select(attempts.c.members).where(attempts.c.state == AttemptState.SETTLED.value)
-        ).scalars()
-        return Counter(key for row in rows for _, key in orjson.loads(row))
+            sa.select(attempts.c.members, attempts.c.model).where(
+                attempts.c.state == AttemptState.SETTLED.value
+            )
+        )
+        return Counter((key, model) for row, model in rows for _, key in orjson.loads(row))
 
 
 def test_after_ten_kills_every_row_is_done_once_and_only_calls_in_flight_were_paid_again(

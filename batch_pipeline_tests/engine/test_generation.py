@@ -217,7 +217,7 @@ def run_live(bench: Bench, table: Path, batch_id: str) -> tuple[Ran, Job]:
     job = plan_job(
         bench.config,
         run_id="live run",
-        batch_id=batch.batch_id,
+        batch=batch,
         chunk_keys=keys,
         realm="live",
         simulator=None,

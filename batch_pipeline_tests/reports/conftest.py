@@ -53,7 +53,7 @@ class Room:
                 {"rate_limit": 60_000, "workers": 8, **knobs}
             ),
             run_id=run_id,
-            batch_id=batch.batch_id,
+            batch=batch,
             chunk_keys=keys,
             realm="simulated",
             simulator=self.simulator.url,

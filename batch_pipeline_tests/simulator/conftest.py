@@ -29,5 +29,6 @@ def simulator(_simulator: Running) -> Running:
         day=None,
         batches=[],
         clock={"speed": 1, "frozen": False},
+        ahrefs_per_minute=60,
     )
     return _simulator

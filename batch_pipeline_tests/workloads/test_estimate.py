@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from pydantic import BaseModel
 
 from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.step import Step
-from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import find_batch, set_estimate
 from batch_pipeline.limits.rates import Rates
 from batch_pipeline.pricing.calibration import (
@@ -28,9 +27,9 @@ from batch_pipeline.pricing.calibration import (
 )
 from batch_pipeline.pricing.tokens import estimate_item_tokens
 from batch_pipeline.workloads import compare
-from batch_pipeline.workloads.base import Workload
-from batch_pipeline.workloads.config import WorkloadConfig, load_workload_config
+from batch_pipeline.workloads.counting import estimate_routes
 from batch_pipeline.workloads.estimate import (
+    Chain,
     Estimate,
     JobPlan,
     Lookup,
@@ -39,9 +38,7 @@ from batch_pipeline.workloads.estimate import (
     PlannedRow,
     RoutePlan,
     Standing,
-    estimate_routes,
 )
-from batch_pipeline.workloads.roadmaps.workload import RoadmapsWorkload
 from batch_pipeline_tests.engine.lanes.laning import jobs_of, lane_bench, lane_run
 from batch_pipeline_tests.simulated import Bench, Simulator
 
@@ -103,7 +100,8 @@ def _estimate(
     limit: int | None = None,
     force: bool = False,
 ) -> Estimate:
-    return estimate_routes(rows, _STEP, [plan or _plan()], limit=limit, force=force)[0]
+    chain = Chain((plan or _plan(),))
+    return estimate_routes(rows, [_STEP], [chain], limit=limit, force=force)[0]
 
 
 def _open(topics: Iterable[str]) -> list[PlannedRow]:
@@ -210,7 +208,7 @@ def test_a_prefix_that_nobody_has_seen_cached_only_lowers_the_low_figure() -> No
 def test_several_routes_are_estimated_in_one_pass_each_with_its_own_hits() -> None:
     rows = iter(_open(["a", "b", "c"]))
     plans = [_plan(), _plan(cached=[_key("a")]), _plan(price=None)]
-    found = estimate_routes(rows, _STEP, plans)
+    found = estimate_routes(rows, [_STEP], [Chain((plan,)) for plan in plans])
     assert [one.to_ask for one in found] == [3, 2, 3]
     assert [one.cost_usd is None for one in found] == [False, False, True]
     assert found[2].worst.cost_usd is None
@@ -392,24 +390,3 @@ def test_the_time_of_provider_jobs_is_learned_from_the_last_ones(
     assert after.lanes[0].seconds > 1.0
     paid = sum(one["price_usd"] for one in simulator.journal())
     assert after.cost_usd == pytest.approx(paid * after.to_ask / before.to_ask, rel=0.35)
-
-
-class _TwoSteps(RoadmapsWorkload):
-    """A workload whose second task is asked with the answers of the first."""
-
-    def steps(self, prompt: str, knobs: Mapping[str, Any]) -> Sequence[Step]:
-        return [*super().steps(prompt, knobs), _STEP]
-
-
-class _TwoStepsConfig(WorkloadConfig):
-    @property
-    def domain(self) -> Workload:
-        return _TwoSteps()
-
-
-def test_a_workload_of_several_steps_says_that_it_cannot_be_estimated_yet() -> None:
-    config = load_workload_config("roadmaps")
-    assert compare.only_step(config).name == "enrich"
-    two = _TwoStepsConfig.model_validate({**config.model_dump(), "folder": config.folder})
-    with pytest.raises(UsageError, match="workloads of one step so far, and roadmaps has 2"):
-        compare.only_step(two)

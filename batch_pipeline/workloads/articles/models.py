@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from batch_pipeline.workloads.articles.package import AnchorType, Intent, Tone
+from batch_pipeline.search.intents import Intent
+from batch_pipeline.workloads.articles.package import AnchorType, Tone
 
 
 class PublisherTone(BaseModel):

@@ -10,18 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from batch_pipeline.search.intents import Intent
+
 SPEC_VERSION: Literal["Next-A1-SERP-First-v1"] = "Next-A1-SERP-First-v1"
 
 Language = Literal["sv", "en"]
-Intent = Literal[
-    "info_primary",
-    "commercial_research",
-    "transactional",
-    "navigational_brand",
-    "support",
-    "local",
-    "mixed",
-]
 Alignment = Literal["aligned", "partial", "off"]
 Bridge = Literal["strong", "pivot", "wrapper"]
 Tone = Literal["academic", "authority_public", "consumer_magazine", "hobby_blog"]

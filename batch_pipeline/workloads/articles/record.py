@@ -13,7 +13,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from batch_pipeline.workloads.articles.models import Article
-from batch_pipeline.workloads.articles.package import JobPackage, Strategy
+from batch_pipeline.workloads.articles.package import (
+    AnchorProfile,
+    JobPackage,
+    PublisherProfile,
+    Strategy,
+    TargetProfile,
+)
 from batch_pipeline.workloads.articles.qc.report import QcReport
 
 PREFLIGHT = "preflight"
@@ -36,9 +42,28 @@ class LogEntry(BaseModel):
 
 
 class PackageRecord(BaseModel):
-    """Document of the step `package`: the job package, and how it came about."""
+    """Document of the step `package`: the job package, and how it came about.
+
+    The step `preflight` leaves one as well where it ends the job: a package that says what was
+    known.
+
+    Attributes:
+        package: valid, whatever became of the job.
+        report: what QC says of the package, where the job was blocked before anything was written.
+        log: what happened in this step.
+    """
 
     package: JobPackage
+    report: QcReport | None = None
+    log: list[LogEntry] = Field(default_factory=list)
+
+
+class PreflightRecord(BaseModel):
+    """Document of the step `preflight` of a job that goes on: what the pages say."""
+
+    publisher: PublisherProfile
+    target: TargetProfile
+    anchor: AnchorProfile
     log: list[LogEntry] = Field(default_factory=list)
 
 

@@ -1,0 +1,1 @@
+"""Search providers: codecs against the simulator, keys, intents, heuristic results."""
