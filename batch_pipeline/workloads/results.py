@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from batch_pipeline.ledger.batches import Batch, Item, stream_items
 from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.documents import read_documents
+from batch_pipeline.ledger.reviews import decisions_of
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 
@@ -60,7 +61,8 @@ def deliverable_rows(
     """Rows of a batch's deliverables.
 
     Beside the workload's own columns each has `item_id`, `outcome` and `error` (empty where all is
-    well), for those workloads that name them among their columns.
+    well), and `decision`, `reviewer` and `reason` where a person has decided about it, for those
+    workloads that name them among their columns.
 
     Args:
         ledger: the ledger.
@@ -68,9 +70,14 @@ def deliverable_rows(
         batch: the batch.
         only_input: leave all outputs out.
     """
+    decisions = decisions_of(ledger, batch.batch_id)
     for result in stream_results(ledger, batch, workload, with_outputs=not only_input):
         item = result.item
+        decision = decisions.get(item.ordinal)
         yield {
+            "decision": None if decision is None else decision.kind.value,
+            "reviewer": None if decision is None else decision.reviewer,
+            "reason": None if decision is None else decision.reason,
             "item_id": item.item_id,
             "outcome": item.outcome.value,
             "error": item.error or "",

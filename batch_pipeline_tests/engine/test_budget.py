@@ -102,7 +102,8 @@ def test_near_the_end_packs_shrink(simulator: Simulator, tmp_path: Path) -> None
 def test_a_budget_per_day_bounds_all_batches_together(
     which: str, simulator: Simulator, tmp_path: Path
 ) -> None:
-    bench = Bench(tmp_path, simulator, route=DEAR, pack=1, workers=16, **{which: 0.20})
+    budget: dict[str, Any] = {which: 0.20}
+    bench = Bench(tmp_path, simulator, route=DEAR, pack=1, workers=16, **budget)
     first = bench.ingest(write_rows(tmp_path / "first.csv", topics(40)))
     other = [dict(row, Topic=f"Other {row['Topic']}") for row in topics(60)]
     second = bench.ingest(write_rows(tmp_path / "second.csv", other))

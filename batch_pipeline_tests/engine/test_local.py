@@ -121,7 +121,167 @@ def test_rows_take_the_steps_that_apply_and_local_steps_see_and_keep_what_there_
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(20)))
     steps = Steps()
     ran = run(bench, batch, steps)
-    assert asked == {
+    assert (ran.done.status, ran.outcomes) == ("done", {"succeeded": 20})
+    assert asked(bench) == {"tone": 20, "single": 10, "draft": 10, "polish": 10}
+    assert set(steps.calls.values()) == {1}
+    assert (steps.opened, steps.closed) == (2, 2)
+    money_agrees(bench, batch)
+    kept = document(bench, batch, 3, "check")
+    assert kept is not None
+    assert kept.content == {"subject": "about Topic 3", "model": bench.items(batch)[3].model}
+    assert not any(item.cached for item in bench.items(batch))
+
+    again = run(bench, batch, Steps(), "again")
+    assert again.done.tally.attempts == 0
+
+
+@pytest.mark.usefixtures("either_database")
+def test_a_local_step_ends_rows_and_nothing_is_paid_for_what_it_ends_early(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async def prepare(row: Row, place: Place) -> Done:
+        if number(row) == 4:
+            return Done({"why": "403"}, Outcome.FAILED, "preflight", "The page is 403.")
+        if number(row) == 6:
+            raise ValueError("a fault of ours")
+        if number(row) == 7:
+            raise UsageError("This cell is wrong.", "Mend it.")
+        return Done({"subject": row["Topic"]})
+
+    async def check(row: Row, place: Place) -> Done:
+        good = number(row) != 5
+        return Done({}) if good else Done({}, Outcome.BLOCKED, "qc", "Two terms are missing.")
+
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(10)))
+    ran = run(bench, batch, Steps(prepare=prepare, check=check))
+    assert ran.outcomes == {"succeeded": 6, "blocked": 1, "failed": 3}
+    items = bench.items(batch)
+    kinds = {at: items[at].error_kind for at in (4, 5, 6, 7)}
+    assert kinds == {4: "preflight", 5: "qc", 6: "prepare", 7: "prepare"}
+    assert items[4].error is not None and items[4].error.endswith("The page is 403.")
+    assert "ValueError in the step prepare: a fault of ours" in (items[6].error or "")
+    assert "This cell is wrong. Mend it." in (items[7].error or "")
+    assert items[5].cache_key is not None
+    assert items[5].cost_nano > 0
+    assert items[4].cost_nano == 0
+    assert asked(bench)["tone"] == 7
+    money_agrees(bench, batch)
+
+    # Failed rows are tried again; blocked ones wait for a person.
+    again = Steps()
+    second = run(bench, batch, again, "second")
+    assert second.outcomes == {"succeeded": 9, "blocked": 1}
+    assert {name for name in again.calls if name.startswith("prepare")} == {
+        "prepare Topic 4", "prepare Topic 6", "prepare Topic 7",
+    }  # fmt: skip
+
+
+def test_a_row_goes_on_without_the_answer_of_an_optional_step(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    async def check(row: Row, place: Place) -> Done:
+        seen[row["Topic"]] = row["tone"]
+        return Done({})
+
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(4)))
+    simulator.configure(faults=[{"kind": "refusal", "match": "Say its tone."}])
+    ran = run(bench, batch, Steps(check=check))
+    assert ran.outcomes == {"succeeded": 4}
+    assert seen == {f"Topic {at}": None for at in range(4)}
+    money_agrees(bench, batch)
+
+
+def test_a_row_behind_a_checkpoint_begins_there_unless_it_is_asked_anew(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(4)))
+    simulator.configure(faults=[{"kind": "status", "status": 400, "match": "Write"}])
+    first = run(bench, batch, Steps())
+    assert first.outcomes == {"failed": 4}
+    tones = asked(bench)["tone"]
+
+    simulator.configure()
+    second = Steps()
+    assert run(bench, batch, second, "second").outcomes == {"succeeded": 4}
+    assert not [name for name in second.calls if name.startswith("prepare")]
+    assert asked(bench)["tone"] == tones
+
+    # --force prepares anew, but what a person has edited stays as it is.
+    with bench.open() as ledger:
+        edited = KeepDocument(
+            ledger.realm, batch.batch_id, 1, "prepare", Outcome.SUCCEEDED,
+            {"subject": "what the editor wants"}, "run", "Ada",
+        )  # fmt: skip
+        ledger.writer.submit(KEEP_DOCUMENT, edited).result()
+        start_generation(ledger, batch.batch_id)
+    third = Steps()
+    assert run(bench, batch, third, "third").outcomes == {"succeeded": 4}
+    prepared_anew = {name for name in third.calls if name.startswith("prepare")}
+    assert prepared_anew == {"prepare Topic 0", "prepare Topic 2", "prepare Topic 3"}
+    kept = document(bench, batch, 1, "prepare")
+    assert kept is not None
+    assert (kept.editor, kept.content["subject"]) == ("Ada", "what the editor wants")
+
+
+def test_a_stop_leaves_rows_at_local_steps_pending_and_the_next_run_takes_them_up(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    started = asyncio.Event()
+
+    async def prepare(row: Row, place: Place) -> Done:
+        started.set()
+        if number(row) >= 2:
+            await asyncio.sleep(3_600)
+        return Done({"subject": row["Topic"]})
+
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(30)))
+    steps = Steps(prepare=prepare)
+    thread = bench.start(with_steps(bench.job(batch, "first"), steps))
+    deadline = time.monotonic() + 20
+    while asked(bench)["polish"] < 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    began = time.monotonic()
+    done = thread.stop_and_drain()
+    assert time.monotonic() - began < 15
+    assert done.status == "interrupted"
+    assert done.tally.outcomes[Outcome.SUCCEEDED] <= 2
+    assert steps.opened == steps.closed
+    second = run(bench, batch, Steps(), "second")
+    assert second.outcomes == {"succeeded": 30}
+    money_agrees(bench, batch)
+
+
+def test_a_limit_counts_the_rows_that_are_worked_on(simulator: Simulator, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(10)))
+    steps = Steps()
+    ran = run(bench, batch, steps, limit=3)
+    assert ran.outcomes == {"succeeded": 3, "pending": 7}
+    assert len([name for name in steps.calls if name.startswith("prepare")]) == 3
+
+
+def test_a_step_by_the_runs_route_is_shared_by_rows_that_name_their_own(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, simulator)
+    own_routes = ("openai", "anthropic", "")
+    rows = [{**row, "route": own_routes[at % 3]} for at, row in enumerate(rows_of(9))]
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows))
+    shared = Step("shared", "Say it.", Text, lambda row: {"what": "the same"}, by_run_route=True)
+    own = Step("own", "Say it yourself.", Text, lambda row: {"topic": row["Topic"]})
+    job = replace(bench.job(batch), steps=(shared, own))
+    ran = finish(bench.start(job), job)
+    assert ran.outcomes == {"succeeded": 9}
+    with bench.open() as ledger, ledger.read() as connection:
+        found = connection.execute(sa.select(attempts.c.step, attempts.c.provider))
+        calls = Counter((step, provider) for step, provider in found)
+    assert calls == {
         ("shared", "google"): 1,
         ("own", "google"): 3,
         ("own", "openai"): 3,

@@ -223,7 +223,11 @@ def job_result(job: JobRecord, folder: Path | None = None) -> JobResult:
         ),
         qc_report=_qc_note(job),
         review=_review_note(job),
-        files=[name for name in file_names(job) if folder and (folder / name).is_file()],
+        files=[
+            name
+            for name in file_names(job.job_id, job.item.outcome)
+            if folder and (folder / name).is_file()
+        ],
     )
 
 

@@ -47,13 +47,13 @@ NOT_RUN = "NOT_RUN"
 SIMULATED_COMMENT = "<!-- SIMULATED: no model wrote this article; do not publish it. -->"
 
 
-def file_names(job: JobRecord) -> list[str]:
+def file_names(job_id: str, outcome: Outcome) -> list[str]:
     """A job's files, relative to the batch's folder; none while it is pending."""
-    folder = FOLDER_OF[job.item.outcome]
+    folder = FOLDER_OF[outcome]
     if folder is None:
         return []
     prefix = f"{folder}/" if folder else ""
-    return [f"{prefix}{job.job_id}{suffix}" for suffix in SUFFIXES]
+    return [f"{prefix}{job_id}{suffix}" for suffix in SUFFIXES]
 
 
 def write_job_files(folder: Path, job: JobRecord) -> list[Path]:
@@ -66,7 +66,7 @@ def write_job_files(folder: Path, job: JobRecord) -> list[Path]:
     Returns:
         The files, in the order of SUFFIXES; none for a pending job.
     """
-    paths = [folder / name for name in file_names(job)]
+    paths = [folder / name for name in file_names(job.job_id, job.item.outcome)]
     for path, content in zip(paths, _contents(job) if paths else (), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with whole_file(path) as stream:

@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_pipeline.engine.step import AnyStep, Row
 from batch_pipeline.errors import UsageError
-from batch_pipeline.ledger.batches import Batch
+from batch_pipeline.ledger.batches import Batch, Item
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.sources.table import InputTable
@@ -23,8 +23,11 @@ from batch_pipeline.workloads.articles.jobs import open_jobs
 from batch_pipeline.workloads.articles.options import read_options
 from batch_pipeline.workloads.articles.qc.rules import load_rules
 from batch_pipeline.workloads.articles.record import QC, QcRecord
+from batch_pipeline.workloads.articles.review import edited_documents, facts_of, name_of
 from batch_pipeline.workloads.articles.steps import ArticleSteps
+from batch_pipeline.workloads.config import DEFS_FOLDER
 from batch_pipeline.workloads.results import RowResult
+from batch_pipeline.workloads.reviews import Documents, ReviewFacts
 from batch_pipeline.workloads.summary import Summary, SummaryEntry, SummaryFigure, SummaryTable
 
 JOB_COLUMNS = (
@@ -110,6 +113,30 @@ class ArticlesWorkload:
         """Five files for each job, and the batch report."""
         write_files(ledger, batch, folder)
         return [write_batch_report(ledger, batch, folder, ledger.clock.now())]
+
+    @property
+    def signers(self) -> Sequence[str]:
+        """Who may sign off, by policies.yaml."""
+        return load_rules(DEFS_FOLDER / self.name).policies.signoff.signers
+
+    def review_name(self, batch: Batch, item: Item) -> str:
+        """The job's id."""
+        return name_of(batch, item)
+
+    def review_facts(self, batch: Batch, item: Item, documents: Documents) -> ReviewFacts:
+        """Why a job waits, and what it is."""
+        return facts_of(batch, item, documents)
+
+    def edit(
+        self,
+        batch: Batch,
+        item: Item,
+        documents: Documents,
+        edited: Mapping[str, Any] | None,
+        accepted: Sequence[str],
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """The job package as a person wants it."""
+        return edited_documents(batch, item, documents, edited, accepted)
 
     def summarize(self, rows: Iterator[RowResult]) -> Summary:
         """How many jobs were delivered, blocked, aborted; how, and with which warnings."""

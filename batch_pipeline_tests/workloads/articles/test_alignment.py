@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from batch_pipeline.search.intents import Intent
 from batch_pipeline.workloads.articles.alignment import (
     against,
     align,
@@ -20,7 +21,7 @@ from batch_pipeline.workloads.articles.alignment import (
     publisher_role_intent,
     target_page_intent,
 )
-from batch_pipeline.workloads.articles.package import Alignment, Intent, PublisherProfile, Tone
+from batch_pipeline.workloads.articles.package import Alignment, PublisherProfile, Tone
 from batch_pipeline.workloads.articles.profiles import (
     profile_anchor,
     profile_publisher,
