@@ -600,7 +600,9 @@ class Engine:
 
     async def _take_up(self, step: Step, rows: Sequence[tuple[ChunkState, Item, Route]]) -> None:
         """Bring rows to a step: end those whose answers are stored, ask the others."""
-        members = await asyncio.to_thread(self._questions, step, rows)
+        members, spoiled = await asyncio.to_thread(self._questions, step, rows)
+        for state, item, problem in spoiled:
+            self._finisher.unusable(state, item, problem, step.name)
         stored = await asyncio.to_thread(self._look_up, members)
         missed: list[Member] = []
         for member in members:
@@ -630,6 +632,7 @@ class Engine:
                             await self._local.take(step, state, item, route)
                         else:
                             self._finisher.leave_pending(state)
+                            self._finisher.close_if_done(state)
                 elif step in by_step and step.by_run_route:
                     found = [(state, item, self._route) for state, item, _ in by_step[step]]
                     await self._take_up(step, found)
@@ -707,11 +710,24 @@ class Engine:
 
     def _questions(
         self, step: Step, rows: Iterable[tuple[ChunkState, Item, Route]]
-    ) -> list[Member]:
-        """One member for each distinct question of a step among `rows`."""
+    ) -> tuple[list[Member], list[tuple[ChunkState, Item, str]]]:
+        """One member for each distinct question of a step among `rows`.
+
+        Beside them: rows of which nothing can be asked, and why. They end by themselves; the others
+        go on.
+        """
         found: dict[tuple[str, Route], Member] = {}
+        spoiled: list[tuple[ChunkState, Item, str]] = []
         for state, item, route in rows:
-            content = step.content(state.known(item))
+            try:
+                content = step.content(state.known(item))
+            except Exception as error:
+                problem = (
+                    f"Its content for the step {step.name} cannot be made "
+                    f"({type(error).__name__}: {error}). This is a fault of the workload."
+                )
+                spoiled.append((state, item, problem))
+                continue
             key = self._keys[step.name].key(content)
             known = found.get((key, route))
             if known is not None:
@@ -727,7 +743,7 @@ class Engine:
                 route=route,
                 fresh_after=item.fresh_after,
             )
-        return list(found.values())
+        return list(found.values()), spoiled
 
     async def _claim(self, members: list[Member]) -> None:
         """Single flight: pack what is ours, follow what is asked already, park what others ask."""

@@ -220,7 +220,7 @@ class Finisher:
             ]
         )
 
-    def unusable(self, state: ChunkState, item: Item, problem: str) -> None:
+    def unusable(self, state: ChunkState, item: Item, problem: str, kind: str = "route") -> None:
         """End a row that asks for something that cannot be done."""
         error = f"Row {item.number} ({item.item_id}): {problem}"
         self._finish(
@@ -228,7 +228,7 @@ class Finisher:
                 (
                     state,
                     item,
-                    ItemOutcome(item.ordinal, Outcome.FAILED, error_kind="route", error=error),
+                    ItemOutcome(item.ordinal, Outcome.FAILED, error_kind=kind, error=error),
                 )
             ]
         )

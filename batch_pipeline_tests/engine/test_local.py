@@ -177,6 +177,22 @@ def test_a_local_step_ends_rows_and_nothing_is_paid_for_what_it_ends_early(
     }  # fmt: skip
 
 
+def test_a_row_whose_content_cannot_be_made_ends_alone(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    def content(row: Row) -> dict[str, Any]:
+        return {"tenth": 10 / (number(row) - 2)}
+
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(5)))
+    job = replace(bench.job(batch), steps=(Step("only", "Say it.", Text, content),))
+    ran = finish(bench.start(job), job)
+    assert ran.outcomes == {"succeeded": 4, "failed": 1}
+    spoiled = bench.items(batch)[2]
+    assert spoiled.error_kind == "only"
+    assert "ZeroDivisionError" in (spoiled.error or "")
+
+
 def test_a_row_goes_on_without_the_answer_of_an_optional_step(
     simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -150,14 +150,11 @@ def _summary(package: JobPackage, checked: QcRecord | None) -> list[tuple[str, s
     """The job in a few lines."""
     intent, serp = package.intent_extension, package.serp_research_extension
     limits = package.generation_constraints
-    alignment = intent.intent_alignment
+    alignment, anchor = intent.intent_alignment, package.anchor_profile
     lines = [
         ("publisher", package.publisher_profile.domain),
         ("target", f"{package.target_profile.title} ({package.target_profile.url})"),
-        (
-            "link text",
-            f"{package.anchor_profile.proposed_text} ({package.anchor_profile.llm_classified_type})",
-        ),
+        ("link text", f"{anchor.proposed_text} ({anchor.llm_classified_type})"),
         ("main query", f"{serp.main_query} ({package.job_meta.serp_source})"),
         (
             "intents",
