@@ -204,6 +204,7 @@ class Job:
         open_batch_api: opens the providers' Batch APIs.
         search_access: gives the keys and addresses of search providers.
         batch_created_at: when the batch was ingested (UTC seconds).
+        simulator: the simulator's address in the simulated realm, else None.
     """
 
     run_id: str
@@ -219,6 +220,7 @@ class Job:
     open_batch_api: OpenBatchApi = no_batch_api
     search_access: SearchAccessOf = no_search
     batch_created_at: float = 0.0
+    simulator: str | None = None
 
     def is_last(self, step: AnyStep) -> bool:
         """Whether no row has a step after `step`."""

@@ -30,10 +30,17 @@ _MOST_AT_WORK = 200
 
 
 class Tools(Protocol):
-    """What a local step may use; bound to the run's realm."""
+    """What a local step may use; bound to the run's realm.
+
+    Attributes:
+        ledger: the ledger.
+        clock: the run's clock.
+        simulator: the simulator's address in the simulated realm, else None.
+    """
 
     ledger: Ledger
     clock: Clock
+    simulator: str | None
 
     async def search(self, provider: str, query: SearchQuery, place: Place) -> SearchAnswer:
         """Ask a search provider, through cache, single flight, limiter, budget and ledger.
@@ -57,6 +64,7 @@ class LocalDesk:
     def __init__(self, state: RunState, finisher: Finisher, searcher: Searcher) -> None:
         self.ledger = state.ledger
         self.clock = state.clock
+        self.simulator = state.job.simulator
         self._state = state
         self._finisher = finisher
         self._searcher = searcher
