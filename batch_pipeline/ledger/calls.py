@@ -614,12 +614,13 @@ class StoreResults:
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """A row that a line of a provider job gave no answer; it stays pending.
+    """A row that an attempt has not brought to its end, and what the attempt cost it.
 
     Attributes:
         ordinal: the row.
-        kind: what was wrong, as in `items.error_kind`; counts as a try unless it is empty.
-        error: the same in words.
+        kind: what was wrong with a line of a provider job that gave a pending row no answer, as in
+            `items.error_kind`; counts as a try unless it is empty.
+        error: the same in words; empty where nothing was wrong.
         cost_nano: what the ask cost the row.
     """
 
@@ -631,21 +632,22 @@ class Unanswered:
     cost_nano: int = 0
 
 
+_NAMED = sa.and_(
+    items.c.realm == sa.bindparam("b_realm"),
+    items.c.batch_id == sa.bindparam("b_batch"),
+    items.c.ordinal == sa.bindparam("b_ordinal"),
+)
 _UNANSWERED = (
     items.update()
-    .where(
-        items.c.realm == sa.bindparam("b_realm"),
-        items.c.batch_id == sa.bindparam("b_batch"),
-        items.c.ordinal == sa.bindparam("b_ordinal"),
-        items.c.outcome == Outcome.PENDING.value,
-    )
+    .where(_NAMED, items.c.outcome == Outcome.PENDING.value)
     .values(
         lane_tries=items.c.lane_tries + sa.bindparam("b_try"),
         error_kind=sa.bindparam("error_kind"),
         error=sa.bindparam("error"),
-        cost_nano=items.c.cost_nano + sa.bindparam("b_cost"),
     )
 )
+# Whatever the row is: one that is tried again counts as failed until it has ended anew.
+_COST = items.update().where(_NAMED).values(cost_nano=items.c.cost_nano + sa.bindparam("b_cost"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -663,7 +665,7 @@ class Settlement:
         reply: the raw reply body, or None where none came.
         results: answers derived from the reply, or None.
         finished: items that end with it.
-        unanswered: items of a provider job's line that it gave no answer.
+        unanswered: rows that it has not brought to their end.
     """
 
     attempt_id: str
@@ -732,21 +734,10 @@ def _settle(
     stored = []
     finished: list[FinishItems] = []
     fresh = _settle_spend(connection, requests)
-    unanswered = [
-        {
-            "b_realm": row.realm,
-            "b_batch": row.batch_id,
-            "b_ordinal": row.ordinal,
-            "b_try": int(bool(row.kind)),
-            "error_kind": row.kind or None,
-            "error": row.error or None,
-            "b_cost": row.cost_nano,
-        }
-        for request in requests
-        if request.unanswered and request.attempt_id in fresh
-        for row in request.unanswered
-    ]
-    execute_many(connection, _UNANSWERED, unanswered)
+    _note_unanswered(
+        connection,
+        [row for one in requests if one.attempt_id in fresh for row in one.unanswered],
+    )
     for request in requests:
         row = {name: getattr(request, name) for name in _SETTLE_FIELDS}
         row["b_attempt"] = request.attempt_id
@@ -769,6 +760,31 @@ def _settle(
     _write_results(connection, now, stored)
     held = iter(finish_items(connection, now, finished) if finished else [])
     return [[next(held) for _ in request.finished] for request in requests]
+
+
+def _note_unanswered(connection: sa.Connection, rows: Sequence[Unanswered]) -> None:
+    def named(row: Unanswered) -> dict[str, Any]:
+        return {"b_realm": row.realm, "b_batch": row.batch_id, "b_ordinal": row.ordinal}
+
+    execute_many(
+        connection,
+        _UNANSWERED,
+        [
+            {
+                **named(row),
+                "b_try": int(bool(row.kind)),
+                "error_kind": row.kind or None,
+                "error": row.error or None,
+            }
+            for row in rows
+            if row.kind or row.error
+        ],
+    )
+    execute_many(
+        connection,
+        _COST,
+        [{**named(row), "b_cost": row.cost_nano} for row in rows if row.cost_nano],
+    )
 
 
 def _settle_spend(connection: sa.Connection, requests: Sequence[Settlement]) -> set[str]:

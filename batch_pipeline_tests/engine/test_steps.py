@@ -158,6 +158,7 @@ def test_a_row_that_fails_at_a_step_is_failed_and_a_retry_begins_there(
     second = run(bench, batch, "second")
     assert second.outcomes == {"succeeded": 10}
     assert asked(bench)["outline"] == before == 2
+    money_agrees(bench, batch)
 
 
 def test_an_outage_between_steps_leaves_nobody_waiting(
