@@ -60,6 +60,11 @@ WorkloadName = Annotated[
     str, Field(max_length=100, description="What to do with the table.", examples=["news"])
 ]
 
+Options = dict[
+    Annotated[str, Field(max_length=100)],
+    Annotated[str, Field(max_length=500)] | bool | int | float | None,
+]
+
 
 class RunOptions(BaseModel):
     """How to run a batch; what is left out is as in the workload's defs.yaml."""
@@ -93,6 +98,17 @@ class RunOptions(BaseModel):
         ge=1,
         le=MOST_ROWS,
         description="Ask about at most so many rows; the rest stay pending.",
+    )
+    row_routes: bool | None = Field(
+        default=None,
+        description="`false`: all rows take `route`, also those that name one of their own.",
+    )
+    options: Options | None = Field(
+        default=None,
+        max_length=50,
+        description="What only this workload knows; for articles `strategy`, `country`, "
+        "`use_ahrefs`, `enable_llm_profiling`, which win over what the rows say.",
+        examples=[{"strategy": "single_shot", "use_ahrefs": False}],
     )
 
     def knobs(self) -> dict[str, Any]:
@@ -198,6 +214,13 @@ class RunSubmission(RunOptions):
     )
     rows: list[dict[str, Any]] | None = Field(
         default=None, min_length=1, max_length=MOST_ITEMS, description="Rows of a new batch."
+    )
+    jobs: list[dict[str, Any]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MOST_ITEMS,
+        description="The same as `rows`, by the name that a file of article jobs has for them: "
+        "such a file with `workload` beside its `jobs` is a submission.",
     )
     batch_name: BatchName | None = Field(default=None, description="Of a new batch.")
     encoding: str | None = Field(default=None, max_length=40)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,14 +39,15 @@ from batch_pipeline.api.records import (
 )
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import TRIAL, Batch, find_batch, list_batches, read_items
-from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.jobs import ProviderJob
+from batch_pipeline.ledger.reviews import decisions_of
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.settings import Settings
 from batch_pipeline.workloads.base import load_workload
 from batch_pipeline.workloads.job_results import rows_of_job
 from batch_pipeline.workloads.lane import ID_PREFIX, LaneStatus, read_status, refresh, resolve_job
+from batch_pipeline.workloads.results import decision_cells, outputs_of
 
 _LOG = logging.getLogger("batch_pipeline.api")
 
@@ -286,19 +287,12 @@ class Desk:
         workload = load_workload(batch.workload)
         with self._ledger.read() as connection:
             items = read_items(connection, self._ledger.realm, batch.batch_id, offset, limit)
-            wanted: dict[str, set[str]] = {}
-            for item in items:
-                if item.outcome is Outcome.SUCCEEDED and item.cache_key and item.model:
-                    wanted.setdefault(item.model, set()).add(item.cache_key)
-            outputs: dict[tuple[str, str], Mapping[str, Any]] = {}
-            for model, keys in wanted.items():
-                stored = find_results(connection, self._ledger.realm, sorted(keys), [model])
-                outputs.update({(key, model): one.output for key, one in stored.items()})
+        outputs = outputs_of(self._ledger, batch, workload, items)
+        decisions = decisions_of(self._ledger, batch.batch_id)
         return [
             {
-                **workload.deliverable_row(
-                    item.row, outputs.get((item.cache_key or "", item.model or ""))
-                ),
+                **decision_cells(workload, decisions.get(item.ordinal)),
+                **workload.deliverable_row(item.row, outputs.get(item.ordinal)),
                 "item_id": item.item_id,
                 "outcome": item.outcome.value,
                 "error": item.error or "",

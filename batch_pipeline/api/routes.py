@@ -15,6 +15,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, File, Form, Path, Query, Request, Response, Security, UploadFile
 from fastapi.security import HTTPBearer
+from pydantic import TypeAdapter, ValidationError
 
 from batch_pipeline.api import inputs
 from batch_pipeline.api.models import (
@@ -29,6 +30,7 @@ from batch_pipeline.api.models import (
     Jobs,
     JobState,
     JobStatus,
+    Options,
     ReferenceSubmission,
     Results,
     RunOptions,
@@ -49,6 +51,7 @@ from batch_pipeline.reports.model import BatchReport
 
 _INGESTS_AT_ONCE = 4
 _LOOK_S = 0.25
+_READ_OPTIONS: TypeAdapter[Options] = TypeAdapter(Options)
 
 JobId = Annotated[
     str,
@@ -173,25 +176,42 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
         budget_usd: Annotated[float | None, Form(gt=0, le=1_000_000)] = None,
         deadline: Annotated[str | None, Form(max_length=40)] = None,
         limit: Annotated[int | None, Form(ge=1, le=MOST_ROWS)] = None,
+        row_routes: Annotated[
+            bool | None, Form(description="`false`: all rows take `route`.")
+        ] = None,
+        options: Annotated[
+            str | None,
+            Form(
+                max_length=10_000,
+                description="The workload's own options, as a JSON object.",
+                examples=['{"strategy": "single_shot"}'],
+            ),
+        ] = None,
         encoding: Annotated[str | None, Form(max_length=40)] = None,
         delimiter: Annotated[str | None, Form(min_length=1, max_length=1)] = None,
         wait_s: WaitS = 20.0,
     ) -> Submitted:
-        options = RunOptions(
-            lane=lane, route=route, budget_usd=budget_usd, deadline=deadline, limit=limit
+        run = RunOptions(
+            lane=lane,
+            route=route,
+            budget_usd=budget_usd,
+            deadline=deadline,
+            limit=limit,
+            row_routes=row_routes,
+            options=_options(options),
         )
         shown = (file.filename or "the file").replace("\\", "/").rpartition("/")[2]
 
         def take() -> RunRecord:
             submissions.check_room()
-            submissions.check(workload, options.knobs())
+            submissions.check(workload, run.knobs())
             given = inputs.keep_upload(submissions.uploads, batch_name, shown, file.file)
             return submissions.submit(
                 workload,
                 given,
                 name=batch_name,
                 shown=shown,
-                knobs=options.knobs(),
+                knobs=run.knobs(),
                 reading={"encoding": encoding, "delimiter": delimiter},
             )
 
@@ -238,12 +258,13 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
     async def start_run(
         body: RunSubmission, response: Response, request: Request, wait_s: WaitS = 20.0
     ) -> Submitted:
-        if sum(given is not None for given in (body.batch, body.path, body.rows)) != 1:
+        rows = body.rows if body.jobs is None else body.jobs
+        if sum(given is not None for given in (body.batch, body.path, body.rows, body.jobs)) != 1:
             raise ApiError(
                 422,
                 "invalid",
-                "A run needs exactly one of batch, path and rows.",
-                "Give `batch` for one that was ingested before, else `path` or `rows`.",
+                "A run needs exactly one of batch, path, rows and jobs.",
+                "Give `batch` for one that was ingested before, else `path`, `rows` or `jobs`.",
             )
         reading = {"encoding": body.encoding, "delimiter": body.delimiter}
 
@@ -251,9 +272,9 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
             submissions.check_room()
             if body.batch is not None:
                 return submissions.run_again(body.workload, body.batch, body.knobs())
-            if body.rows is not None:
-                given = inputs.keep_rows(submissions.uploads, body.batch_name, body.rows)
-                shown = "the rows"
+            if rows is not None:
+                given = inputs.keep_rows(submissions.uploads, body.batch_name, rows)
+                shown = "the rows" if body.jobs is None else "the jobs"
             else:
                 shown = body.path or ""
                 given = inputs.find_reference(office.config.roots, shown)
@@ -268,6 +289,26 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
 
         record = await run_sync(take, limiter=limiter)
         return await _answer(office, request, response, record, body.wait_for_completion, wait_s)
+
+
+def _options(text: str | None) -> Options | None:
+    """The options of a form's field.
+
+    Raises:
+        ApiError: it is no JSON object of options.
+    """
+    if text is None:
+        return None
+    try:
+        return _READ_OPTIONS.validate_json(text)
+    except ValidationError as error:
+        said = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
+        raise ApiError(
+            422,
+            "invalid",
+            f"The field options is no JSON object of options: {said}.",
+            'Write it like {"strategy": "single_shot"}.',
+        ) from error
 
 
 async def _answer(

@@ -57,6 +57,11 @@ def estimate(
     deadline: opt.Deadline = None,
     workers: opt.Workers = None,
     rate_limit: opt.RateLimit = None,
+    provider: opt.Provider = None,
+    model: opt.Model = None,
+    strategy: opt.Strategy = None,
+    no_ahrefs: opt.NoAhrefs = False,
+    option: opt.Options = None,
     pack: opt.Pack = None,
     limit: opt.Limit = None,
     include_blocked: opt.IncludeBlocked = False,
@@ -87,6 +92,7 @@ def estimate(
         limit=limit,
         include_blocked=include_blocked,
     )
+    knobs |= opt.overrides(provider, model, strategy, no_ahrefs, option)
     config = config.with_options(knobs)
     realm = settings.realm(simulate)
     reading = opt.given(encoding=encoding, delimiter=delimiter)

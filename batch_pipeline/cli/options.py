@@ -6,6 +6,7 @@ What belongs here: option declarations and turning them into knobs. What does no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -228,17 +229,24 @@ def overrides(
         found = {"route": route_named(provider, model), "row_routes": False}
     own: dict[str, Any] = {}
     for text in options or []:
-        import yaml
-
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise UsageError(f"--option {text!r} is no NAME=VALUE.", "Write it like country=us.")
-        own[name.strip()] = yaml.safe_load(value)
+        own[name.strip()] = _value(value.strip())
     if strategy:
         own["strategy"] = strategy
     if no_ahrefs:
         own["use_ahrefs"] = False
     return found | ({"options": own} if own else {})
+
+
+def _value(text: str) -> Any:
+    """An option's value: JSON, else text; nothing at all takes an option back."""
+    try:
+        # Not as YAML, which takes Norway's `no` for false.
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except ValueError:
+        return text or None
 
 
 def overrides_said(knobs: Mapping[str, Any]) -> list[str]:
@@ -247,8 +255,9 @@ def overrides_said(knobs: Mapping[str, Any]) -> list[str]:
     if knobs.get("row_routes") is False:
         said.append(f"All rows take the route {knobs['route']}: it wins over their own.")
     for name, value in knobs.get("options", {}).items():
-        if not name.startswith("default_"):
-            said.append(f"{name} = {value} wins over what the rows say of it.")
+        if value is not None and not name.startswith("default_"):
+            shown = str(value).lower() if isinstance(value, bool) else value
+            said.append(f"{name} = {shown} wins over what the rows say of it.")
     return said
 
 

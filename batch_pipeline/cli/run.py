@@ -119,8 +119,6 @@ def run(
         no_enrich=no_enrich,
     ) | ({} if fallback is None else {"fallback": fallback})
     knobs |= opt.overrides(provider, model, strategy, no_ahrefs, option)
-    for line in opt.overrides_said(knobs):
-        voice.note(line)
     request = RunRequest(
         workload=workload,
         source=source,
@@ -135,6 +133,8 @@ def run(
     settings = load_settings()
     config = config.with_options(knobs)
     check_before(settings, config, request)
+    for line in opt.overrides_said(knobs):
+        voice.note(line)
     if force and not _may_force(voice, settings, config, request, yes):
         voice.note("Nothing was done.")
         return OK
@@ -182,6 +182,9 @@ def retry(
         for name, value in (last.settings if last else {}).items()
         if name in Knobs.model_fields and name not in _ONE_RUN_ONLY and value is not None
     }
+    own = opt.overrides(provider, model, strategy, no_ahrefs, option)
+    if "options" in own:
+        own["options"] = {**kept.get("options", {}), **own["options"]}
     knobs = (
         kept
         | opt.given(
@@ -196,7 +199,7 @@ def retry(
             include_blocked=include_blocked,
         )
         | ({} if fallback is None else {"fallback": fallback})
-        | opt.overrides(provider, model, strategy, no_ahrefs, option)
+        | own
     )
     request = RunRequest(
         workload=found.workload,
@@ -209,6 +212,8 @@ def retry(
         verbose=verbose,
     )
     check_before(settings, load_workload_config(found.workload).with_options(knobs), request)
+    for line in opt.overrides_said(knobs):
+        voice.note(line)
     return carry_out(voice, settings, request)
 
 

@@ -1,7 +1,8 @@
 """`show`: everything the ledger has on one row, the exact request and reply included.
 
-What belongs here: naming the row and laying it out. What does not: SQL (ledger/overview.py). Stored
-requests hold bodies only, so no key can be among them.
+What belongs here: naming the row and laying it out. What does not: SQL (ledger/overview.py), what
+a workload makes of a row (workloads/reviews.py). Stored requests hold bodies only, so no key can be
+among them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from batch_pipeline.cli import options as opt
-from batch_pipeline.cli.output import OK, Output, duration, grid, iso, moment, usd, usd_of
+from batch_pipeline.cli.output import OK, Output, cut, duration, grid, iso, moment, usd, usd_of
 from batch_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batch_pipeline.ledger.batches import Item
+    from batch_pipeline.ledger.documents import Document
     from batch_pipeline.ledger.overview import AttemptLine
     from batch_pipeline.ledger.store import Ledger
     from batch_pipeline.settings import Settings
+    from batch_pipeline.workloads.base import Workload
+    from batch_pipeline.workloads.reviews import Case
 
 
 def show(
@@ -34,24 +40,34 @@ def show(
 
     Prints the bodies of the attempt that decided the row; with --verbose those of all its attempts.
     """
-    from batch_pipeline.ledger.calls import find_results
+    from batch_pipeline.ledger.batches import find_batch
+    from batch_pipeline.ledger.documents import documents_of
     from batch_pipeline.ledger.overview import attempts_of
     from batch_pipeline.settings import load_settings
+    from batch_pipeline.workloads.results import outputs_of
+    from batch_pipeline.workloads.reviews import read_case
+    from batch_pipeline.workloads.runner import batch_folder
 
     voice = Output(json, verbose)
-    ledger, batch_id, found = _find(load_settings(), item, simulate)
-    with ledger, ledger.read() as connection:
-        lines = attempts_of(connection, ledger.realm, batch_id, found)
-        result = None
-        if found.cache_key and found.model and found.outcome == "succeeded":
-            stored = find_results(connection, ledger.realm, [found.cache_key], [found.model])
-            result = stored[found.cache_key].output if found.cache_key in stored else None
+    settings = load_settings()
+    ledger, batch_id, found = _find(settings, item, simulate)
+    with ledger:
+        with ledger.read() as connection:
+            lines = attempts_of(connection, ledger.realm, batch_id, found)
+            batch = find_batch(connection, ledger.realm, batch_id)
+        assert batch is not None, "its row is there"
+        result = outputs_of(ledger, batch, _workload(batch.workload), [found]).get(found.ordinal)
+        documents = list(documents_of(ledger, batch_id, found.ordinal).values())
+        documents.sort(key=lambda document: document.made_at)
+        folder = batch_folder(settings, ledger.realm, batch.workload, batch_id)
+        case = read_case(ledger, batch, found, folder)
     voice.realm_notice(ledger.realm)
     voice.emit(
         {
             "batch": batch_id,
             "row": found.number,
             "item_id": found.item_id,
+            "name": case.name,
             "simulated": ledger.realm == "simulated",
             "outcome": found.outcome.value,
             "cached": bool(found.cached),
@@ -61,11 +77,23 @@ def show(
             "input": found.row,
             "result": result,
             "attempts": [_document(line) for line in lines],
+            "documents": [_kept_document(document) for document in documents],
+            "files": [str(path) for path in case.files],
         }
     )
     if not json:
-        _print(voice, batch_id, found, lines, result)
+        _print(voice, case, lines, documents, result)
     return OK
+
+
+def _workload(name: str) -> Workload | None:
+    """The workload; None where it is gone."""
+    from batch_pipeline.workloads.base import load_workload
+
+    try:
+        return load_workload(name)
+    except UsageError:
+        return None
 
 
 def _find(settings: Settings, name: str, simulate: bool | None) -> tuple[Ledger, str, Item]:
@@ -104,53 +132,88 @@ def _find(settings: Settings, name: str, simulate: bool | None) -> tuple[Ledger,
 
 def _print(
     voice: Output,
-    batch_id: str,
-    item: Item,
+    case: Case,
     lines: list[AttemptLine],
-    result: dict[str, Any] | None,
+    documents: list[Document],
+    result: Mapping[str, Any] | None,
 ) -> None:
-    say = voice.out.print
+    item = case.item
+
+    def say(text: str, style: str | None = None) -> None:
+        voice.out.print(text, markup=False, soft_wrap=True, style=style)
+
     cached = ", from the cache" if item.cached else ""
-    say(
-        f"Row {item.number:,} of batch {batch_id} · item {item.item_id}", markup=False, style="bold"
-    )
-    say(f"Outcome: {item.outcome.value}{cached} · cost {usd(usd_of(item.cost_nano))}", markup=False)
+    named = f" · {case.name}" if case.name else ""
+    say(f"Row {item.number:,} of batch {case.batch.batch_id} · item {item.item_id}{named}", "bold")
+    say(f"Outcome: {item.outcome.value}{cached} · cost {usd(usd_of(item.cost_nano))}")
     if item.error:
-        say(f"Error: {item.error}", markup=False, style="red")
+        say(f"Error: {item.error}", "red")
     _section(voice, "Row")
     for name, value in item.row.items():
-        say(f"{name}: {value}", markup=False, soft_wrap=True)
+        say(f"{name}: {value}")
     if not lines:
         _section(voice, "Attempts")
         say("None: no call asked about this row.")
     else:
-        _attempts(voice, lines)
+        _attempts(voice, lines, steps=bool(documents))
+    if documents:
+        _documents(voice, documents)
+        _section(voice, "Made of")
+        for label, text in case.facts.summary:
+            say(f"{label}: {text if voice.verbose else cut(text, 400)}")
+        _section(voice, "Issues")
+        for one in case.facts.why:
+            say(f"{' '.join(filter(None, (one.severity, one.category)))}: {one.message}")
+        if not case.facts.why:
+            say("None.")
     decided = [line for line in lines if line.attempt_id == item.attempt_id] or lines[-1:]
     for line in lines if voice.verbose else decided:
         place = "" if line.place is None else f'; this row is id "{line.place}" in it'
         _section(voice, f"Request of {moment(line.sent_at)} ({line.item_count} rows{place})")
-        say(_pretty(line.request), markup=False, soft_wrap=True)
+        say(_pretty(line.request))
         _section(voice, f"Reply (HTTP {line.status})" if line.status else "Reply")
-        say(
-            _pretty(line.reply) if line.reply is not None else "None came back.",
-            markup=False,
-            soft_wrap=True,
+        say(_pretty(line.reply) if line.reply is not None else "None came back.")
+    if case.facts.text:
+        _section(voice, "Written")
+        say(case.facts.text)
+    elif not documents:
+        _section(voice, "Result")
+        say("None." if result is None else json_.dumps(result, ensure_ascii=False, indent=2))
+    if case.files:
+        _section(voice, "Files")
+        for path in case.files:
+            say(str(path))
+
+
+def _documents(voice: Output, documents: list[Document]) -> None:
+    from rich.markup import escape
+
+    table = grid("Made (UTC)", "Step", "The row", "Size", "Edited by", title="Documents",
+                 right=("Size",))  # fmt: skip
+    for document in documents:
+        ended = document.outcome.value
+        table.add_row(
+            moment(document.made_at),
+            document.step,
+            "went on" if ended == "succeeded" else f"ended there: {ended}",
+            f"{_size(document):,} bytes",
+            escape(document.editor),
         )
-    _section(voice, "Result")
-    say(
-        "None." if result is None else json_.dumps(result, ensure_ascii=False, indent=2),
-        markup=False,
-        soft_wrap=True,
-    )
+    voice.out.print()
+    voice.out.print(table)
+    voice.out.print("What local steps gave; --json has it whole.")
 
 
-def _attempts(voice: Output, lines: list[AttemptLine]) -> None:
+def _attempts(voice: Output, lines: list[AttemptLine], *, steps: bool) -> None:
     figures = ("Rows", "HTTP", "Input", "Output", "Cost", "Latency")
-    table = grid("Sent (UTC)", "Why", "Model", "State", *figures, title="Attempts", right=figures)
+    steps = steps or len({line.step for line in lines}) > 1
+    table = grid("Sent (UTC)", *(["Step"] if steps else []), "Why", "Model", "State", *figures,
+                 title="Attempts", right=figures)  # fmt: skip
     for line in lines:
         state = f"{line.state}: {line.error_kind}" if line.error_kind else line.state
         table.add_row(
             moment(line.sent_at),
+            *([line.step] if steps else []),
             line.reason,
             line.model,
             state,
@@ -192,11 +255,30 @@ def _parsed(body: bytes | None) -> Any:
         return text
 
 
+def _size(document: Document) -> int:
+    """Bytes of a document as JSON."""
+    return len(json_.dumps(document.content, ensure_ascii=False).encode())
+
+
+def _kept_document(document: Document) -> dict[str, Any]:
+    return {
+        "step": document.step,
+        "outcome": document.outcome.value,
+        "made_at": iso(document.made_at),
+        "run_id": document.run_id,
+        "editor": document.editor,
+        "bytes": _size(document),
+        "content": document.content,
+    }
+
+
 def _document(line: AttemptLine) -> dict[str, Any]:
     return {
         "attempt_id": line.attempt_id,
         "batch": line.batch_id,
         "run_id": line.run_id,
+        "step": line.step,
+        "lane": line.lane,
         "sent_at": iso(line.sent_at),
         "reason": line.reason,
         "model": line.model,

@@ -32,21 +32,28 @@ from batch_pipeline.cli.read import TRIAL_PREFIX
 from batch_pipeline.errors import BatchPipelineError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batch_pipeline.engine.job import Job, RunDone
-    from batch_pipeline.ledger.batches import NewItem
+    from batch_pipeline.ledger.batches import Batch, Item, NewItem
+    from batch_pipeline.ledger.overview import AttemptLine
+    from batch_pipeline.ledger.store import Ledger
     from batch_pipeline.settings import Realm, Settings
+    from batch_pipeline.workloads.base import Workload
     from batch_pipeline.workloads.config import WorkloadConfig
 
+_MOST_CELL_CHARS = 600
 _PROMPT_HELP = "File with a system prompt to try instead of the workload's prompt.md."
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What one variant gave for one row. Cost is the row's share of the call that answered it."""
+    """What one variant gave for one row. Cost is the row's share of the calls that answered it."""
 
     number: int
     outcome: str
-    output: dict[str, Any] | None
+    output: Mapping[str, Any] | None
+    shown: Mapping[str, Any] | None
     error: str
     cost_usd: float
     latency_s: float | None
@@ -162,7 +169,9 @@ def _ask(
     from batch_pipeline.ledger.batches import TRIAL, ingest, list_chunks
     from batch_pipeline.workloads.runner import open_ledger, plan_job
 
-    mark = "\x1f".join([config.workload, config.prompt, config.route, *(i.item_id for i in items)])
+    mark = "\x1f".join(
+        [config.workload, config.prompt, config.route, *_files(config), *(i.item_id for i in items)]
+    )
     batch_id = TRIAL_PREFIX + hashlib.sha256(mark.encode()).hexdigest()[:10]
     with open_ledger(settings, realm) as ledger:
         batch, _ = ingest(
@@ -195,7 +204,7 @@ def _ask(
             raise done.error
         if done.error is not None:
             raise BatchPipelineError(done.message) from done.error
-        answers = _answers(ledger, batch_id)
+        answers = _answers(ledger, batch, config.domain)
     return _Variant(
         name=name,
         prompt=prompt,
@@ -207,6 +216,12 @@ def _ask(
         paid_now_usd=done.tally.cost_usd,
         requests=done.tally.requests,
     )
+
+
+def _files(config: WorkloadConfig) -> list[str]:
+    """What else the operator edits beside the prompt: another text is another trial."""
+    files = sorted(path for path in config.folder.iterdir() if path.is_file())
+    return [path.read_text(encoding="utf-8", errors="replace") for path in files]
 
 
 def _run(voice: Output, settings: Settings, realm: Realm, job: Job) -> RunDone:
@@ -223,32 +238,54 @@ def _run(voice: Output, settings: Settings, realm: Realm, job: Job) -> RunDone:
     return last[-1]
 
 
-def _answers(ledger: Any, batch_id: str) -> list[_Answer]:
+def _answers(ledger: Ledger, batch: Batch, workload: Workload) -> list[_Answer]:
     from batch_pipeline.ledger.batches import read_items
-    from batch_pipeline.ledger.calls import find_results
     from batch_pipeline.ledger.overview import attempts_of
+    from batch_pipeline.workloads.results import outputs_of
 
     answers = []
     with ledger.read() as connection:
-        for item in read_items(connection, ledger.realm, batch_id, 0, 1_000):
-            output = None
-            if item.outcome == "succeeded" and item.cache_key and item.model:
-                found = find_results(connection, ledger.realm, [item.cache_key], [item.model])
-                output = found[item.cache_key].output if item.cache_key in found else None
-            lines = attempts_of(connection, ledger.realm, batch_id, item)
-            decided = [line for line in lines if line.attempt_id == item.attempt_id] or lines[-1:]
-            answers.append(
-                _Answer(
-                    number=item.number,
-                    outcome=item.outcome.value,
-                    output=output,
-                    error=item.error or "",
-                    cost_usd=sum(usd_of(line.cost_nano) / line.item_count for line in decided),
-                    latency_s=decided[-1].latency_s if decided else None,
-                    cached=bool(item.cached),
-                )
+        items = read_items(connection, ledger.realm, batch.batch_id, 0, 1_000)
+        asked = {
+            item.ordinal: attempts_of(connection, ledger.realm, batch.batch_id, item)
+            for item in items
+        }
+    outputs = outputs_of(ledger, batch, workload, items)
+    for item in items:
+        decided = _deciding(item, asked[item.ordinal])
+        answers.append(
+            _Answer(
+                number=item.number,
+                outcome=item.outcome.value,
+                output=outputs.get(item.ordinal),
+                shown=_shown(workload, item, outputs.get(item.ordinal)),
+                error=item.error or "",
+                cost_usd=sum(usd_of(line.cost_nano) / line.item_count for line in decided),
+                latency_s=max((line.latency_s for line in decided if line.latency_s), default=None),
+                cached=bool(item.cached),
             )
+        )
     return answers
+
+
+def _deciding(item: Item, lines: list[AttemptLine]) -> list[AttemptLine]:
+    """Of each of a row's steps the attempt that answered it, or the last one."""
+    by_step: dict[str, AttemptLine] = {}
+    for line in lines:
+        before = by_step.get(line.step)
+        if before is None or before.attempt_id != item.attempt_id:
+            by_step[line.step] = line
+    return list(by_step.values())
+
+
+def _shown(
+    workload: Workload, item: Item, output: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """An answer for the table: of a workload with steps of its own, what a person would read."""
+    if output is None or getattr(workload, "result_step", None) is None:
+        return output
+    cells = workload.deliverable_row(item.row, output)
+    return {name: value for name, value in cells.items() if value and name not in item.row}
 
 
 def _print(voice: Output, items: list[NewItem], variants: list[_Variant]) -> None:
@@ -288,9 +325,11 @@ def _print(voice: Output, items: list[NewItem], variants: list[_Variant]) -> Non
 
 
 def _cell(answer: _Answer) -> str:
-    if answer.output is None:
+    if answer.shown is None:
         return f"{answer.outcome}: {answer.error}" if answer.error else answer.outcome
-    return "\n".join(f"{name}: {value}" for name, value in answer.output.items())
+    return "\n".join(
+        f"{name}: {cut(str(value), _MOST_CELL_CHARS)}" for name, value in answer.shown.items()
+    )
 
 
 def _document(variant: _Variant) -> dict[str, Any]:

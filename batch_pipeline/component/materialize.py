@@ -36,6 +36,7 @@ from batch_pipeline.component.resources import (
     RunListener,
 )
 from batch_pipeline.engine.job import ChunkDone, FailedRow, Job, Progress, RunDone
+from batch_pipeline.engine.step import llm_steps
 from batch_pipeline.engine.thread import EngineThread
 from batch_pipeline.errors import BatchPipelineError, UsageError
 from batch_pipeline.ledger.batches import (
@@ -54,7 +55,8 @@ from batch_pipeline.ledger.batches import (
     set_estimate,
     start_generation,
 )
-from batch_pipeline.ledger.calls import find_results
+from batch_pipeline.ledger.calls import StoredResult, find_results
+from batch_pipeline.ledger.documents import read_documents
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.providers.wire import redact
@@ -77,7 +79,7 @@ from batch_pipeline.workloads.runner import (
     ingest_batch,
     plan_job,
     require_batch,
-    resolve_step,
+    resolve_steps,
 )
 
 TAG_WORKLOAD = "batch_pipeline/workload"
@@ -655,8 +657,13 @@ def check_specs(asset_key: dg.AssetKey, min_share: float) -> list[dg.AssetCheckS
 
 
 def _check_batch(ledger: Ledger, config: WorkloadConfig, chunks: list[Chunk]) -> _Checked:
-    """Read the chunks' rows back and judge them, page by page."""
-    model = resolve_step(config).output_model
+    """Read the chunks' rows back and judge them, page by page.
+
+    A row that succeeded has an answer that is valid by the step which asked for it. Where a local
+    step makes the rows' results, it has such a result too, one that the deliverables can be made
+    of: a row that a person let through before anything was written for it has none.
+    """
+    judge = _Judge(config)
     outcomes = dict.fromkeys(Outcome, 0)
     rows = 0
     not_valid: list[str] = []
@@ -668,29 +675,73 @@ def _check_batch(ledger: Ledger, config: WorkloadConfig, chunks: list[Chunk]) ->
                 page = read_items(
                     connection, ledger.realm, chunk.batch_id, first, min(_PAGE, end - first)
                 )
-                stored = _stored_outputs(connection, ledger.realm, page)
+                done = [item for item in page if item.outcome is Outcome.SUCCEEDED]
+                wrong = judge.find_invalid(connection, ledger.realm, chunk.batch_id, done)
             for item in page:
                 outcomes[item.outcome] += 1
-                if item.outcome is not Outcome.SUCCEEDED:
-                    continue
-                output = stored.get((item.cache_key, item.model))
-                try:
-                    if output is None:
-                        raise ValueError("its result is not stored")
-                    model.model_validate(output)
-                except (ValidationError, ValueError):
-                    not_valid.append(f"row {item.number} ({item.item_id})")
+            not_valid += [f"row {item.number} ({item.item_id})" for item in wrong]
     return _Checked(rows, outcomes, not_valid)
 
 
-def _stored_outputs(
+class _Judge:
+    """Says which rows that succeeded have no valid result."""
+
+    def __init__(self, config: WorkloadConfig) -> None:
+        self._domain = config.domain
+        self._models = {step.name: step.output_model for step in llm_steps(resolve_steps(config))}
+        self._result_step: str | None = getattr(config.domain, "result_step", None)
+
+    def find_invalid(
+        self, connection: sa.Connection, realm: Realm, batch_id: str, done: list[Item]
+    ) -> list[Item]:
+        """Those of these rows, of one batch, whose results are missing or not valid."""
+        answers = _stored_answers(connection, realm, done)
+        made: dict[int, Any] = {}
+        if self._result_step is not None:
+            ordinals = [item.ordinal for item in done]
+            steps = [self._result_step]
+            kept = read_documents(connection, realm, batch_id, ordinals, steps=steps)
+            made = {ordinal: by_step[steps[0]].content for ordinal, by_step in kept.items()}
+        return [
+            item
+            for item in done
+            if not self._answer_is_valid(item, answers.get((item.cache_key, item.model)))
+            or (self._result_step is not None and not self._result_is_valid(item, made))
+        ]
+
+    def _answer_is_valid(self, item: Item, answer: StoredResult | None) -> bool:
+        if item.cache_key is None and self._result_step is not None:
+            # No model was asked about the row: its result is the local step's alone.
+            return True
+        model = None if answer is None else self._models.get(answer.step)
+        if answer is None or model is None:
+            # None is stored, or its step is not one of the workload's any more.
+            return False
+        try:
+            model.model_validate(answer.output)
+        except ValidationError:
+            return False
+        return True
+
+    def _result_is_valid(self, item: Item, made: dict[int, Any]) -> bool:
+        if item.ordinal not in made:
+            return False
+        try:
+            self._domain.deliverable_row(item.row, made[item.ordinal])
+        except ValidationError:
+            return False
+        return True
+
+
+def _stored_answers(
     connection: sa.Connection, realm: Realm, page: list[Item]
-) -> dict[tuple[str | None, str | None], Any]:
-    stored: dict[tuple[str | None, str | None], Any] = {}
+) -> dict[tuple[str | None, str | None], StoredResult]:
+    """The answers that rows ended with, by cache key and model."""
+    stored: dict[tuple[str | None, str | None], StoredResult] = {}
     for model in {item.model for item in page if item.model}:
         keys = sorted({item.cache_key for item in page if item.cache_key and item.model == model})
         found = find_results(connection, realm, keys, [model])
-        stored.update({(key, model): result.output for key, result in found.items()})
+        stored.update({(key, model): result for key, result in found.items()})
     return stored
 
 

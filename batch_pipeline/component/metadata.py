@@ -80,6 +80,8 @@ def report_metadata(report: BatchReport) -> Metadata:
         "llm/realm": dg.MetadataValue.text(report.realm),
         "dagster/row_count": dg.MetadataValue.int(report.rows),
     }
+    if report.searches:
+        found["llm/searches"] = dg.MetadataValue.int(sum(use.attempts for use in report.searches))
     if report.prompt_cache.saved_usd is not None:
         found["llm/prompt_cache_saved_usd"] = dg.MetadataValue.float(report.prompt_cache.saved_usd)
     for budget in report.money.budgets:
@@ -119,10 +121,18 @@ def file_list(paths: Iterable[Path]) -> str:
     return "\n".join(f"- `{path}`" for path in paths) or "none"
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table whose cells are shown as text, whatever they contain."""
+def markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], most: int = _CELL_CHARS
+) -> str:
+    """A Markdown table whose cells are shown as text, whatever they contain.
+
+    Args:
+        columns: their names.
+        rows: cells.
+        most: characters of a cell that are shown.
+    """
     lines = [f"| {' | '.join(_cell(name) for name in columns)} |", "|---" * len(columns) + "|"]
-    lines += [f"| {' | '.join(_cell(value) for value in row)} |" for row in rows]
+    lines += [f"| {' | '.join(_cell(value, most) for value in row)} |" for row in rows]
     return "\n".join(lines)
 
 

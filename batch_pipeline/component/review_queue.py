@@ -22,8 +22,9 @@ from batch_pipeline.workloads.reviews import Case, list_cases
 from batch_pipeline.workloads.runner import batch_folder
 
 _SHOWN = 50
-# Four columns: the page cuts wider tables off.
-_HEADS = ["row", "what waits", "why", "since (UTC)"]
+_CELL_CHARS = 600
+# Two columns: the page has no room for more, and cuts off what is wider.
+_HEADS = ["row", "what waits, why, and since when (UTC)"]
 
 
 def build_review_queue(config: WorkloadConfig, common: dict[str, Any]) -> dg.AssetsDefinition:
@@ -86,7 +87,7 @@ def _realm_metadata(
         workload=workload,
         limit=_SHOWN,
     )
-    parts = [markdown_table(_HEADS, [_row(case) for case in cases])]
+    parts = [markdown_table(_HEADS, [_row(case) for case in cases], _CELL_CHARS)]
     if rows > len(cases):
         parts.append(f"… and {rows - len(cases):,} more: `batch-pipeline review list` has all.")
     mark = " (SIMULATED)" if realm == "simulated" else ""
@@ -101,18 +102,17 @@ def _realm_metadata(
 
 def _row(case: Case) -> list[str]:
     item, facts = case.item, case.facts
-    why = []
+    said = [facts.headline]
     if facts.why:
         worst = facts.why[0]
-        why.append(f"{worst.severity} {worst.category}: {worst.message}".strip())
+        said.append(f"{worst.severity} {worst.category}: {worst.message}".strip())
     if facts.signoff_required:
-        why.append(f"Sign-off needed. {facts.signoff_reason}")
-    return [
-        f"{case.batch.batch_id} {item.number}",
-        f"{case.name or item.item_id}: {facts.headline}",
-        " ".join(why),
-        "" if case.since is None else f"{datetime.fromtimestamp(case.since, UTC):%m-%d %H:%M}",
-    ]
+        told = bool(facts.why) and facts.why[0].message in facts.signoff_reason
+        said.append(f"Sign-off needed. {'' if told else facts.signoff_reason}".strip())
+    said.append(case.name or item.item_id)
+    if case.since is not None:
+        said.append(f"{datetime.fromtimestamp(case.since, UTC):%m-%d %H:%M}")
+    return [f"{case.batch.batch_id} {item.number}", " · ".join(said)]
 
 
 def _commands(cases: Sequence[Case]) -> str:

@@ -23,6 +23,7 @@ from batch_pipeline.engine.lanes.collect import Collector
 from batch_pipeline.engine.lanes.desk import JobDesk
 from batch_pipeline.engine.local import LocalDesk
 from batch_pipeline.engine.planning import Planner
+from batch_pipeline.engine.queueing import PackQueue
 from batch_pipeline.engine.records import Member
 from batch_pipeline.engine.recovery import Recovery
 from batch_pipeline.engine.routes import Routes
@@ -51,7 +52,6 @@ from batch_pipeline.providers.registry import PROVIDERS
 from batch_pipeline.providers.transport import Transport
 
 _MAX_OPEN_COMMITS = 2_000
-_MAX_QUEUED_PACKS = 256
 _REPORT_S = 2.0
 
 _AHEAD = 0.5
@@ -122,7 +122,7 @@ class Engine:
             lambda member: self._planner.went_up(member),
             finisher.wait_for_room,
         )
-        self._packs = self._new_queue()
+        self._packs = PackQueue(job.steps)
         self._planner = Planner(
             self._state,
             finisher,
@@ -130,7 +130,7 @@ class Engine:
             self._lane,
             self._local,
             self._caller.look_ahead,
-            lambda pack: self._packs.put(pack),
+            lambda: self._packs,
         )
         self._staff: set[asyncio.Task[None]] = set()
         self._state.on_capacity = self._hire
@@ -305,7 +305,7 @@ class Engine:
             await self._until_done(planner)
             while state.advanced and not state.stopping:
                 # What an outage had put off is through a step after all.
-                self._packs = self._new_queue()
+                self._packs = PackQueue(self._job.steps)
                 planner = self._start_planning(self._planner.finish())
                 await self._until_done(planner)
         finally:
@@ -328,10 +328,6 @@ class Engine:
         self._state.before_send.add(planner)
         planner.add_done_callback(self._state.before_send.discard)
         return planner
-
-    def _new_queue(self) -> asyncio.Queue[list[Member] | None]:
-        size = min(_MAX_QUEUED_PACKS, max(2, self._job.settings.workers))
-        return asyncio.Queue(maxsize=size)
 
     def _wanted_workers(self) -> int:
         """Workers for the calls that may be on the wire, and some to write the next ones ahead.
@@ -372,7 +368,7 @@ class Engine:
             state.break_off(error)
         if state.ran_out is not None:
             await self._planner.finish_collected()
-        await self._packs.put(None)
+        self._packs.close()
         await self._drain(asyncio.ensure_future(self._searcher.finish()))
         await self._drain(asyncio.ensure_future(self._lane.finish()))
         everyone = asyncio.ensure_future(self._all_left())
@@ -450,9 +446,8 @@ class Engine:
                 return
             pack = await self._packs.get()
             if pack is None:
-                # for the next one
-                self._packs.put_nowait(None)
                 return
+            self._planner.look()
             try:
                 await self._recovery.process(pack, "first", last_round=False)
             except Exception as error:

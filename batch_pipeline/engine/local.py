@@ -1,7 +1,7 @@
-"""Local steps: what they may use of a run, and how the engine runs them.
+"""How the engine runs local steps.
 
-What belongs here: Tools, and running the steps of many rows at once. What does not: what a step
-does (workloads/), search calls (searching.py).
+What belongs here: running the steps of many rows at once. What does not: what a step does
+(workloads/) and may use (tools.py), search calls (searching.py).
 """
 
 from __future__ import annotations
@@ -9,47 +9,22 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Protocol
 
-from batch_pipeline.clock import Clock
 from batch_pipeline.engine.finishing import Finisher
 from batch_pipeline.engine.records import ChunkState
 from batch_pipeline.engine.searching import LeftPendingError, Searcher
 from batch_pipeline.engine.state import RunState
-from batch_pipeline.engine.step import Done, LocalStep, LocalWork, Place
+from batch_pipeline.engine.step import Done, LocalStep, LocalWork
+from batch_pipeline.engine.tools import Place
 from batch_pipeline.engine.upstream import Route
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.ledger.batches import Item
 from batch_pipeline.ledger.documents import KEEP_DOCUMENT, KeepDocument
-from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.search.base import SearchAnswer, SearchQuery
 
 _MOST_AT_WORK = 200
 """Rows at local steps at once: bounds memory, not speed."""
-
-
-class Tools(Protocol):
-    """What a local step may use; bound to the run's realm.
-
-    Attributes:
-        ledger: the ledger.
-        clock: the run's clock.
-        simulator: the simulator's address in the simulated realm, else None.
-    """
-
-    ledger: Ledger
-    clock: Clock
-    simulator: str | None
-
-    async def search(self, provider: str, query: SearchQuery, place: Place) -> SearchAnswer:
-        """Ask a search provider, through cache, single flight, limiter, budget and ledger.
-
-        Raises:
-            SearchUnavailableError: there is no key, or the provider refuses every call.
-            ProviderError: this query cannot be answered.
-        """
-        ...
 
 
 class LocalDesk:
@@ -124,6 +99,7 @@ class LocalDesk:
             self._state.break_off(error)
             return
         self._state.before_send.discard(task)
+        goes_on = step.checkpoint and done.outcome is Outcome.SUCCEEDED
         document = KeepDocument(
             realm=self._state.ledger.realm,
             batch_id=state.chunk.batch_id,
@@ -132,6 +108,8 @@ class LocalDesk:
             outcome=done.outcome,
             content=done.output,
             run_id=self._state.job.run_id,
+            # A later run that begins behind it does not see again what came before.
+            cost_nano=state.carried_nano.pop(item.ordinal, 0) if goes_on else 0,
         )
         then = partial(self._kept, step, state, item, route, key, done)
         self._state.post(KEEP_DOCUMENT, document, then)

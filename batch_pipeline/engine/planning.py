@@ -9,7 +9,7 @@ A row's way: lease its chunk -> cache -> single flight -> pack -> a worker; afte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import sqlalchemy as sa
 
@@ -19,6 +19,7 @@ from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.lanes.batch import BatchLane
 from batch_pipeline.engine.local import LocalDesk
 from batch_pipeline.engine.packing import Packer
+from batch_pipeline.engine.queueing import PackQueue
 from batch_pipeline.engine.records import ChunkState, Member
 from batch_pipeline.engine.routes import Routes
 from batch_pipeline.engine.state import RunState
@@ -51,6 +52,8 @@ from batch_pipeline.providers.base import ErrorKind
 _PARKED_POLL_S = 0.25
 _ENQUEUED_POLL_S = 5.0
 _HELD_POLL_S = 0.5
+_MOST_WAITING = 256
+"""Packs that wait for a worker, above which no further chunk is begun."""
 
 
 class Planner:
@@ -63,7 +66,7 @@ class Planner:
         lane: takes rows to Batch APIs.
         local: does local steps.
         look_ahead: told once there will be calls in real time.
-        put: gives a pack to the workers.
+        packs: gives the queue that the workers take packs from.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Planner:
         lane: BatchLane,
         local: LocalDesk,
         look_ahead: Callable[[], None],
-        put: Callable[[list[Member]], Awaitable[None]],
+        packs: Callable[[], PackQueue],
     ) -> None:
         self._state = state
         self._ledger = state.ledger
@@ -87,10 +90,12 @@ class Planner:
         self._lane = lane
         self._local = local
         self._look_ahead = look_ahead
-        self._put = put
+        self._packs = packs
+        self._most_waiting = min(_MOST_WAITING, max(2, self._job.settings.workers))
         self._keys = {step.name: KeyMaker(step) for step in llm_steps(self._job.steps)}
-        self._advanced = asyncio.Event()
-        state.on_advance = self._advanced.set
+        self._news = asyncio.Event()
+        self._wants_room = False
+        state.on_advance = self._news.set
         self._waits = self._job.settings.lane.wait
         self._enqueued: dict[str, Member] = {}
         self._lines: dict[str, Line] = {}
@@ -109,14 +114,32 @@ class Planner:
         await self._lane.begin()
         self._lane.tend()
         for chunk in chunks:
+            await self._until_room()
             state = await self._lease(chunk)
             await self._load(state)
             await self._adopt_parked()
             await self._go_on()
         await self.finish()
 
+    def look(self) -> None:
+        """A worker has taken a pack: there may be room for more rows."""
+        if self._wants_room:
+            self._news.set()
+
+    async def _until_room(self) -> None:
+        """Wait until the workers want more rows; meanwhile those that are begun go on."""
+        self._wants_room = True
+        while len(self._packs()) >= self._most_waiting:
+            self._news.clear()
+            if self._state.advanced:
+                await self._go_on()
+            else:
+                await self._news.wait()
+        self._wants_room = False
+
     async def finish(self) -> None:
         """Feed the workers until nothing is left that may still want a call."""
+        self._news.clear()
         await self._go_on()
         await self._flush()
         while self._something_to_come():
@@ -125,10 +148,11 @@ class Planner:
                 await self._writer.post(BURY_DEAD, this_host())
             elif self._enqueued:
                 await self._lane.news(_ENQUEUED_POLL_S)
-            else:
-                self._advanced.clear()
-                if not self._state.advanced:
-                    await self._advanced.wait()
+            elif not self._state.advanced:
+                await self._news.wait()
+            # Before what follows: a row that leaves its step meanwhile may be what the last rows
+            # of another step are waiting for.
+            self._news.clear()
             await self._adopt_parked()
             await self._go_on()
             await self._flush()
@@ -405,7 +429,7 @@ class Planner:
             self._finisher.wait_for_room(member)
         else:
             for pack in self._packer(member).add(member):
-                await self._put(pack)
+                self._packs().put(pack)
 
     def went_up(self, member: Member) -> None:
         """A provider job asks about a row: wait for it, or leave it to a later run."""
@@ -560,7 +584,7 @@ class Planner:
         ready = {step.name for step in self._job.steps} - to_come
         for (name, _), packer in self._packers.items():
             for pack in packer.flush() if name in ready else ():
-                await self._put(pack)
+                self._packs().put(pack)
         await self._lane.flush(ready)
 
     def _on_the_way(self) -> set[frozenset[str]]:

@@ -10,15 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from pydantic import BaseModel
 
+from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.tables import Outcome
-
-if TYPE_CHECKING:
-    from batch_pipeline.engine.local import Tools
 
 Row = Mapping[str, Any]
 
@@ -119,29 +117,6 @@ class Step:
         if note:
             body["note"] = note
         return orjson.dumps(body).decode()
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which row a local step is at work on.
-
-    Attributes:
-        batch_id: the batch.
-        batch_created_at: when it was ingested (UTC seconds).
-        ordinal: the row's place in the batch, from 0.
-        number: the row's number as users count, from 1.
-        item_id: the row's id.
-        run_id: the run.
-        model: `provider/model` that gave the row's newest answer; empty before the first one.
-    """
-
-    batch_id: str
-    batch_created_at: float
-    ordinal: int
-    number: int
-    item_id: str
-    run_id: str
-    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Pages of a web archive instead of the web: for rehearsals without a network.
+"""Pages of a web archive, or of the simulator, instead of the web: rehearsals without a network.
 
-What belongs here: where an archive keeps a page, and where its redirects lead. What does not:
-asking it (fetcher.py), checking addresses (addresses.py).
+What belongs here: which pages an archive has, where it keeps them, and where its redirects lead.
+What does not: asking it (fetcher.py), checking addresses (addresses.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from batch_pipeline.fetch.addresses import AddressRules, port_of
 
 ARCHIVE_VARIABLE = "BATCH_PIPELINE_FETCH_ARCHIVE"
 
+RESERVED_NAMES = ("example", "test", "example.com", "example.net", "example.org")
+"""Names for examples and tests, with all below them: RFC 2606 and 6761. Nobody has a page there
+that a job could be about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Archive:
@@ -23,10 +27,12 @@ class Archive:
     Attributes:
         base: its address, without a slash at the end.
         rules: let its server through, wherever it is, and nothing else that is not public.
+        reserved_only: it has the pages of RESERVED_NAMES only; all others are on the web.
     """
 
     base: httpx.URL
     rules: AddressRules
+    reserved_only: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Archive | None:
@@ -48,6 +54,21 @@ class Archive:
             return cls(base, _only(base))
         except UsageError:
             raise _unreadable() from None
+
+    @classmethod
+    def of_simulator(cls, address: str) -> Archive:
+        """The pages of reserved names that the simulator at `address` writes."""
+        base = httpx.URL(f"{address.rstrip('/')}/pages")
+        return cls(base, _only(base), reserved_only=True)
+
+    def has(self, url: httpx.URL) -> bool:
+        """Whether it is asked for the page of `url`, not the web."""
+        if not self.reserved_only:
+            return True
+        host = url.raw_host.decode("ascii").lower().rstrip(".")
+        return host.endswith(tuple(f".{name}" for name in RESERVED_NAMES)) or (
+            host in RESERVED_NAMES and "." in host
+        )
 
     def place_of(self, url: httpx.URL) -> httpx.URL:
         """Where it keeps the page of `url`."""

@@ -20,6 +20,7 @@ import httpx
 
 from batch_pipeline.clock import Clock, SystemClock
 from batch_pipeline.fetch.addresses import Resolver, system_resolver
+from batch_pipeline.fetch.archive import Archive
 from batch_pipeline.fetch.charsets import decode_page
 from batch_pipeline.fetch.errors import (
     FetchError,
@@ -88,7 +89,9 @@ class Fetcher:
         self.settings = settings or FetchSettings()
         self._archive = self.settings.archive
         self._clock = clock or SystemClock()
-        self._transport = Transport(self.settings, resolver)
+        self._web = Transport(replace(self.settings, archive=None), resolver)
+        # Apart from it: what may be connected to differs.
+        self._archived = None if self._archive is None else Transport(self.settings, resolver)
         self._robots = Robots(self._get_robots, self.settings.robots_name, self._clock)
         self._slots = asyncio.Semaphore(self.settings.concurrency)
         self._gates: OrderedDict[str, _Gate] = OrderedDict()
@@ -98,7 +101,9 @@ class Fetcher:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._transport.__aexit__(*exception)
+        await self._web.__aexit__(*exception)
+        if self._archived is not None:
+            await self._archived.__aexit__(*exception)
 
     async def fetch(self, url: str) -> Fetched:
         """Fetch one page.
@@ -142,14 +147,16 @@ class Fetcher:
         """One try at a page: requests until one is no redirect."""
         left_s = self.settings.total_s
         for _ in range(self.settings.max_redirects + 1):
+            archive = self._archive_of(url)
             crawl_delay_s = 0.0
-            if self.settings.obey_robots and not robots and self._archive is None:
+            if self.settings.obey_robots and not robots and archive is None:
                 crawl_delay_s = await self._robots.check(url)
             loop = asyncio.get_running_loop()
             async with self._turn(url, crawl_delay_s) as gate:
                 began = loop.time()
-                place = url if self._archive is None else self._archive.place_of(url)
-                answer = await self._transport.get(
+                place = url if archive is None else archive.place_of(url)
+                transport = self._archived if archive is not None else None
+                answer = await (transport or self._web).get(
                     place,
                     self._headers(place),
                     within_s=left_s,
@@ -181,11 +188,12 @@ class Fetcher:
                 "Give the address that it leads to in a browser.",
                 status=answer.status,
             )
+        archive = self._archive_of(answer.url)
         try:
             joined = str(
                 answer.url.join(location)
-                if self._archive is None
-                else self._archive.redirected(answer.url, location)
+                if archive is None
+                else archive.redirected(answer.url, location)
             )
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise RedirectError(
@@ -248,7 +256,7 @@ class Fetcher:
             async with gate.slots:
                 delay = max(
                     # an archive is the operator's own: it needs no rest between requests
-                    self.settings.host_delay_s if self._archive is None else 0.0,
+                    self.settings.host_delay_s if self._archive_of(url) is None else 0.0,
                     min(crawl_delay_s, self.settings.max_crawl_delay_s),
                 )
                 while (wait := gate.next_start - self._clock.now()) > 0:
@@ -258,6 +266,10 @@ class Fetcher:
                     yield gate
         finally:
             gate.users -= 1
+
+    def _archive_of(self, url: httpx.URL) -> Archive | None:
+        """The archive where it has the page of `url`; None is the web."""
+        return self._archive if self._archive is not None and self._archive.has(url) else None
 
     def _gate(self, host: str) -> _Gate:
         gate = self._gates.get(host)

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import httpx
+
 from batch_pipeline.clock import Clock
 from batch_pipeline.fetch.addresses import Resolver
 from batch_pipeline.fetch.errors import FetchError, NoTextError
@@ -57,8 +59,6 @@ class Keeping:
         self._clock = clock
         self._resolver = resolver
         self.opened_at = ledger.now()
-        # What an archive answered in a rehearsal is not what the web says.
-        self._extractor = EXTRACTOR if settings.archive is None else f"{EXTRACTOR}+archive"
 
     def known(
         self, urls: Iterable[str], *, failures_since: float, text_required: bool
@@ -70,14 +70,36 @@ class Keeping:
             failures_since: UTC seconds; failures from before are not believed.
             text_required: whether a page without text is a failure.
         """
-        return known_pages(
-            self._ledger,
-            urls,
-            extractor=self._extractor,
-            since=min(self._ledger.now() - self._kept_s, self.opened_at),
-            failures_since=failures_since,
-            text_required=text_required,
-        )
+        by_extractor: dict[str, list[str]] = {}
+        for url in urls:
+            by_extractor.setdefault(self._extractor(url), []).append(url)
+        found: dict[str, Page] = {}
+        for extractor, some in by_extractor.items():
+            found |= known_pages(
+                self._ledger,
+                some,
+                extractor=extractor,
+                since=min(self._ledger.now() - self._kept_s, self.opened_at),
+                failures_since=failures_since,
+                text_required=text_required,
+            )
+        return found
+
+    def _extractor(self, url: str) -> str:
+        """What finds the text of a page, and where it is from.
+
+        What an archive or the simulator answers in a rehearsal is not what the web says.
+        """
+        archive = self._settings.archive
+        if archive is None:
+            return EXTRACTOR
+        if not archive.reserved_only:
+            return f"{EXTRACTOR}+archive"
+        try:
+            simulated = archive.has(httpx.URL(url))
+        except httpx.InvalidURL:
+            simulated = False  # the fetcher says what is wrong with it
+        return f"{EXTRACTOR}+simulator" if simulated else EXTRACTOR
 
     @asynccontextmanager
     async def fetching(self) -> AsyncIterator[Fetch]:
@@ -109,7 +131,7 @@ class Keeping:
             title=article.title,
             text=article.text,
             error=error,
-            extractor=self._extractor,
+            extractor=self._extractor(url),
             facts=article.facts,
         )
 

@@ -51,7 +51,7 @@ class FetchSettings:
         max_redirects: hops after the first request.
         retries: further tries after a failure that may pass.
         max_retry_after_s: a server that asks for a longer wait is not waited for.
-        archive: where pages are asked for instead of the web; None asks the web.
+        archive: where pages, or some of them, are asked for instead of the web; None asks the web.
     """
 
     rules: AddressRules = field(default_factory=AddressRules)
@@ -77,8 +77,15 @@ class FetchSettings:
         return self.user_agent.split("/")[0].split()[0]
 
 
-def load_fetch_settings(environ: Mapping[str, str] | None = None) -> FetchSettings:
+def load_fetch_settings(
+    environ: Mapping[str, str] | None = None, *, simulator: str | None = None
+) -> FetchSettings:
     """The settings that the environment asks for.
+
+    Args:
+        environ: None is the process's own.
+        simulator: the simulator's address in the simulated realm: it has the pages of reserved
+            names. An archive that the environment names has all pages, these too.
 
     Raises:
         UsageError: naming the variable that cannot be read.
@@ -99,5 +106,6 @@ def load_fetch_settings(environ: Mapping[str, str] | None = None) -> FetchSettin
         rules=AddressRules.parse(given.get(ALLOW_VARIABLE, "")),
         user_agent=agent,
         obey_robots=robots == "obey",
-        archive=Archive.parse(given.get(ARCHIVE_VARIABLE, "")),
+        archive=Archive.parse(given.get(ARCHIVE_VARIABLE, ""))
+        or (Archive.of_simulator(simulator) if simulator else None),
     )

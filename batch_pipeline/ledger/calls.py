@@ -225,6 +225,7 @@ class StoredResult:
     output: dict[str, Any]
     attempt_id: str
     created_at: float
+    step: str = ""
 
 
 _PAGE = 500
@@ -245,15 +246,16 @@ def find_results(
         results.c.output,
         results.c.attempt_id,
         results.c.created_at,
+        results.c.step,
     )
     for page in _pages(keys):
         statement = sa.select(*columns).where(
             results.c.realm == realm, results.c.cache_key.in_(page), results.c.model.in_(models)
         )
-        for key, model, output, attempt_id, created_at in connection.execute(statement):
+        for key, model, output, *others in connection.execute(statement):
             known = found.get(key)
             if known is None or rank[model] < rank[known.model]:
-                found[key] = StoredResult(key, model, orjson.loads(output), attempt_id, created_at)
+                found[key] = StoredResult(key, model, orjson.loads(output), *others)
     return found
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.ledger.calls import pack_bytes, unpack_bytes
 from batch_pipeline.ledger.store import Ledger, upsert
-from batch_pipeline.ledger.tables import Outcome, documents
+from batch_pipeline.ledger.tables import Outcome, documents, items
 from batch_pipeline.ledger.writer import Operation
 
 _PAGE = 500
@@ -48,7 +48,12 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class KeepDocument:
-    """A document to keep; it replaces the row's older one of that step."""
+    """A document to keep; it replaces the row's older one of that step.
+
+    Attributes:
+        cost_nano: what the row has cost so far that is not noted with it yet: it is with the
+            document, because later runs may go on behind it.
+    """
 
     realm: str
     batch_id: str
@@ -58,6 +63,7 @@ class KeepDocument:
     content: Mapping[str, Any]
     run_id: str
     editor: str = ""
+    cost_nano: int = 0
 
 
 def keep_documents(
@@ -80,6 +86,16 @@ def keep_documents(
                 "editor": request.editor,
             },
         )
+        if request.cost_nano:
+            connection.execute(
+                sa.update(items)
+                .where(
+                    items.c.realm == request.realm,
+                    items.c.batch_id == request.batch_id,
+                    items.c.ordinal == request.ordinal,
+                )
+                .values(cost_nano=items.c.cost_nano + request.cost_nano)
+            )
     return [now] * len(requests)
 
 

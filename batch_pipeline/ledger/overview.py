@@ -235,6 +235,8 @@ class AttemptLine:
     attempt_id: str
     batch_id: str
     run_id: str
+    step: str
+    lane: str
     reason: str
     model: str
     key_id: str
@@ -259,12 +261,15 @@ class AttemptLine:
 def attempts_of(
     connection: sa.Connection, realm: Realm, batch_id: str, item: Item
 ) -> list[AttemptLine]:
-    """The batch's attempts at the item's question, and the one that answered it, in order."""
-    # members is JSON like [[12,"<cache key>"], ...]: the key, or for a row never finished its
-    # ordinal.
-    mark = f'"{item.cache_key}"' if item.cache_key else f'[{item.ordinal},"'
+    """The batch's attempts about the item, at any of its steps, and the one that answered it.
+
+    In order of time. A question that another row asked is among them only at the item's last step.
+    """
+    # members is JSON like [[12,"<cache key>"], ...]
+    marks = [f'[{item.ordinal},"', *([f'"{item.cache_key}"'] if item.cache_key else [])]
     asked = sa.and_(
-        attempts.c.batch_id == batch_id, attempts.c.members.contains(mark, autoescape=True)
+        attempts.c.batch_id == batch_id,
+        sa.or_(*(attempts.c.members.contains(mark, autoescape=True) for mark in marks)),
     )
     statement = (
         sa.select(attempts, replies.c.request, replies.c.reply)
@@ -287,7 +292,7 @@ def attempts_of(
             (
                 at
                 for at, (ordinal, key) in enumerate(members)
-                if key == item.cache_key or (item.cache_key is None and ordinal == item.ordinal)
+                if key == item.cache_key or ordinal == item.ordinal
             ),
             None,
         )

@@ -44,6 +44,12 @@ _ADVICE = {
     "--include-blocked`.",
     ErrorKind.ITEM_PERMANENT.value: "The provider does not take these rows as they are. Shorten or "
     "correct them in the input and run the corrected file.",
+    "preflight": "Look at the target page in a browser, and at what was found: `batch-pipeline "
+    "review show {batch} {number}`. Correct the address in the input and run the corrected file; "
+    "where the page was only down, `batch-pipeline retry {batch}`.",
+    "qc": "Read what quality control says: `batch-pipeline review show {batch} {number}`. Then "
+    "`batch-pipeline review override` accepts the row, `review regenerate` has it made anew, "
+    "`review skip` leaves it out.",
     "route": "Correct the route that these rows name, and run the corrected file.",
 }
 _OTHERWISE = "Try again with `batch-pipeline retry {batch}`: finished rows cost nothing."

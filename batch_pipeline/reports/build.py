@@ -1,8 +1,9 @@
 """Reads a batch's sums from the ledger into a BatchReport.
 
 What belongs here: the report's statements and arithmetic. What does not: fields and their meaning
-(model.py), money (spending.py), who answered in whose place (fallback.py), looks. The database adds
-up; what comes out of it is bounded or streamed, so memory does not grow with the batch.
+(model.py), money (spending.py), who answered in whose place (fallback.py), people (deciding.py),
+looks. The database adds up; what comes out of it is bounded or streamed, so memory does not grow
+with the batch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import Any, Literal
 import orjson
 import sqlalchemy as sa
 
+from batch_pipeline.engine.searching import STEP as SEARCH_STEP
+from batch_pipeline.engine.step import llm_steps
+from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.calls import unpack_bytes
 from batch_pipeline.ledger.jobs import BATCH_LANE, REALTIME_LANE
@@ -35,6 +39,7 @@ from batch_pipeline.ledger.tables import (
 from batch_pipeline.pricing.tokens import estimate_tokens, prompt_texts
 from batch_pipeline.providers.base import ErrorKind
 from batch_pipeline.reports.advice import ENOUGH_TO_CACHE, find_hints, next_step
+from batch_pipeline.reports.deciding import read_decisions, read_waiting
 from batch_pipeline.reports.fallback import find_fallbacks
 from batch_pipeline.reports.lanes import read_lanes, read_provider_jobs, read_saving
 from batch_pipeline.reports.model import (
@@ -52,6 +57,8 @@ from batch_pipeline.reports.model import (
     ProblemRow,
     RunCounts,
     RunReport,
+    SearchUse,
+    StepUse,
     Throughput,
     ThroughputBucket,
     Tokens,
@@ -62,6 +69,8 @@ from batch_pipeline.reports.spending import (
     read_money,
     read_prompt_cache,
 )
+from batch_pipeline.workloads.config import load_workload_config
+from batch_pipeline.workloads.runner import resolve_steps
 from batch_pipeline.workloads.summary import summarize_batch
 
 MAX_PROBLEM_ROWS = 200
@@ -101,6 +110,8 @@ def build_report(
         cache_hits = sum(chunk.cache_hits for chunk in chunk_reports)
         totals = reader.attempt_totals()
         models = reader.models()
+        searches = reader.searches()
+        latency = reader.latency()
         all_runs = reader.runs(MAX_RUNS)
         this_run = reader.run(run_id) if run_id is not None else None
         newest = this_run or (all_runs[0] if all_runs else None)
@@ -143,9 +154,11 @@ def build_report(
             else None,
             wall_s=wall_s,
             rate_wait_s=totals.rate_wait_s,
-            latency=reader.latency(),
+            latency=latency,
             throughput=reader.throughput(),
             models=models,
+            steps=reader.steps(latency),
+            searches=searches,
             fallbacks=find_fallbacks(connection, ledger.realm, batch),
             provider_jobs=read_provider_jobs(connection, ledger.realm, batch),
             lanes=read_lanes(connection, ledger.realm, batch),
@@ -173,7 +186,13 @@ def build_report(
         )
         hints = find_hints(report, reader.repeated_tokens(models))
     # Streams rows page by page: outside, so that the reading above keeps no connection meanwhile.
-    return report.model_copy(update={"hints": hints, "summary": summarize_batch(ledger, batch)})
+    later = {
+        "hints": hints,
+        "summary": summarize_batch(ledger, batch),
+        "waiting": read_waiting(ledger, batch) if report.outcomes.blocked else [],
+        "decisions": read_decisions(ledger, batch),
+    }
+    return report.model_copy(update=later)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +231,13 @@ class _Reader:
         self._batch = batch
         self._now = now
         self._items = sa.and_(items.c.realm == realm, items.c.batch_id == batch.batch_id)
-        self._attempts = sa.and_(
+        self._calls = sa.and_(
             attempts.c.realm == realm,
             attempts.c.batch_id == batch.batch_id,
             attempts.c.state.in_(_WENT_OUT),
         )
+        # Of models: searches are counted by themselves.
+        self._attempts = sa.and_(self._calls, attempts.c.step != SEARCH_STEP)
         self._chunks = sa.and_(chunks.c.realm == realm, chunks.c.batch_id == batch.batch_id)
         self._runs = sa.and_(runs.c.realm == realm, runs.c.batch_id == batch.batch_id)
         # Joins an item to the attempt that gave its result, if it was made for this batch.
@@ -379,12 +400,16 @@ class _Reader:
                         attempts.c.lane == REALTIME_LANE,
                     )
                 ).label("in_flight_realtime"),
-                _sum_of(attempts.c.cost_nano, AttemptState.SETTLED).label("cost_nano"),
-                _sum_of(attempts.c.cost_nano, AttemptState.LOST).label("lost_nano"),
-                _sum_of(attempts.c.worst_nano, AttemptState.SENT).label("in_flight_nano"),
                 sa.func.coalesce(sa.func.sum(attempts.c.rate_wait_s), 0.0).label("rate_wait_s"),
                 *_token_sums(),
             ).where(self._attempts)
+        ).one()
+        spent = self._connection.execute(
+            sa.select(
+                _sum_of(attempts.c.cost_nano, AttemptState.SETTLED).label("cost_nano"),
+                _sum_of(attempts.c.cost_nano, AttemptState.LOST).label("lost_nano"),
+                _sum_of(attempts.c.worst_nano, AttemptState.SENT).label("in_flight_nano"),
+            ).where(self._calls)
         ).one()
         return _Totals(
             requests=int(row.requests),
@@ -393,11 +418,74 @@ class _Reader:
             in_flight=int(row.in_flight),
             in_flight_realtime=int(row.in_flight_realtime),
             tokens=_tokens(row),
-            cost_nano=int(row.cost_nano),
-            lost_nano=int(row.lost_nano),
-            in_flight_nano=int(row.in_flight_nano),
+            cost_nano=int(spent.cost_nano),
+            lost_nano=int(spent.lost_nano),
+            in_flight_nano=int(spent.in_flight_nano),
             rate_wait_s=float(row.rate_wait_s),
         )
+
+    def steps(self, latency: Latency) -> list[StepUse]:
+        """By step; `latency` is that of all of them, which is a single one's too."""
+        statement = (
+            sa.select(
+                attempts.c.step,
+                sa.func.count(attempts.c.request_id.distinct()).label("requests"),
+                sa.func.count().label("attempts"),
+                _sum_of(attempts.c.cost_nano, AttemptState.SETTLED).label("cost_nano"),
+                _sum_of(attempts.c.cost_nano, AttemptState.LOST).label("lost_nano"),
+                *_token_sums(),
+            )
+            .where(self._attempts)
+            .group_by(attempts.c.step)
+            .order_by(sa.func.min(attempts.c.sent_at), attempts.c.step)
+        )
+        order = {name: place for place, name in enumerate(_step_names(self._batch.workload))}
+        rows = sorted(
+            self._connection.execute(statement), key=lambda row: order.get(row.step, len(order))
+        )
+        return [
+            StepUse(
+                step=row.step,
+                requests=int(row.requests),
+                attempts=int(row.attempts),
+                tokens=_tokens(row),
+                cost_usd=int(row.cost_nano) / NANO,
+                lost_cost_usd=int(row.lost_nano) / NANO,
+                latency=latency if len(rows) == 1 else self.latency(attempts.c.step == row.step),
+            )
+            for row in rows
+        ]
+
+    def searches(self) -> list[SearchUse]:
+        searched = sa.and_(self._calls, attempts.c.step == SEARCH_STEP)
+        statement = (
+            sa.select(
+                attempts.c.model,
+                sa.func.count(attempts.c.request_id.distinct()).label("requests"),
+                sa.func.count().label("attempts"),
+                _count(attempts.c.error_kind.is_not(None)).label("failed"),
+                _sum_of(attempts.c.cost_nano, AttemptState.SETTLED).label("cost_nano"),
+                _sum_of(attempts.c.cost_nano, AttemptState.LOST).label("lost_nano"),
+                _sum_of(attempts.c.worst_nano, AttemptState.SENT).label("in_flight_nano"),
+                sa.func.coalesce(sa.func.sum(attempts.c.rate_wait_s), 0.0).label("rate_wait_s"),
+            )
+            .where(searched)
+            .group_by(attempts.c.model)
+            .order_by(attempts.c.model)
+        )
+        return [
+            SearchUse(
+                endpoint=row.model,
+                requests=int(row.requests),
+                attempts=int(row.attempts),
+                attempts_failed=int(row.failed),
+                cost_usd=int(row.cost_nano) / NANO,
+                lost_cost_usd=(int(row.lost_nano) + int(row.in_flight_nano)) / NANO,
+                rate_wait_s=float(row.rate_wait_s),
+                latency=self.latency(attempts.c.model == row.model, among=searched),
+            )
+            for row in self._connection.execute(statement).all()
+        ]
 
     def models(self) -> list[ModelUse]:
         rows_by_model = {
@@ -439,7 +527,7 @@ class _Reader:
                     cost_usd=int(row.cost_nano) / NANO,
                     lost_cost_usd=int(row.lost_nano) / NANO,
                     priced=bool(row.cost_nano) or tokens.input + tokens.output == 0,
-                    latency=self.latency(row.model),
+                    latency=self.latency(attempts.c.model == row.model),
                     attempts_other_error=int(row.attempts) - sum(went.values()),
                     first_sent_at=_moment(row.first_sent_at),
                     last_sent_at=_moment(row.last_sent_at),
@@ -533,16 +621,22 @@ class _Reader:
         )
         return self.attempts_by(name)
 
-    def latency(self, model: str | None = None) -> Latency:
-        """Nearest rank over settled attempts: the same rule as a chunk's metadata."""
+    def latency(
+        self, *where: sa.ColumnElement[bool], among: sa.ColumnElement[bool] | None = None
+    ) -> Latency:
+        """Nearest rank over settled attempts: the same rule as a chunk's metadata.
+
+        Args:
+            where: which of them.
+            among: attempts to look at; None is those of models.
+        """
         measured = sa.and_(
-            self._attempts,
+            self._attempts if among is None else among,
             attempts.c.lane == REALTIME_LANE,
             attempts.c.state == AttemptState.SETTLED.value,
             attempts.c.latency_s.is_not(None),
+            *where,
         )
-        if model is not None:
-            measured = sa.and_(measured, attempts.c.model == model)
         count, slowest = self._connection.execute(
             sa.select(sa.func.count(), sa.func.max(attempts.c.latency_s)).where(measured)
         ).one()
@@ -624,6 +718,9 @@ class _Reader:
         running = row.status == "running"
         crashed = running and (row.lease_expires_at or 0.0) <= self._now
         summary = orjson.loads(row.summary)
+        counts = None
+        if summary and not running:
+            counts = _run_counts(summary, *self._searched(row.run_id))
         message = row.message
         if crashed:
             message = (
@@ -637,9 +734,20 @@ class _Reader:
             started_at=_moment(row.started_at),
             ended_at=None if running or row.ended_at is None else _moment(row.ended_at),
             settings=orjson.loads(row.settings),
-            counts=_run_counts(summary) if summary and not running else None,
+            counts=counts,
             given_up=summary.get("given_up", {}),
         )
+
+    def _searched(self, run_id: str) -> tuple[int, int, float]:
+        """Queries, wire calls and waiting of a run at search providers."""
+        queries, calls, waited_s = self._connection.execute(
+            sa.select(
+                sa.func.count(attempts.c.request_id.distinct()),
+                sa.func.count(),
+                sa.func.coalesce(sa.func.sum(attempts.c.rate_wait_s), 0.0),
+            ).where(self._calls, attempts.c.run_id == run_id, attempts.c.step == SEARCH_STEP)
+        ).one()
+        return int(queries), int(calls), float(waited_s)
 
     def routes(self) -> set[str]:
         """The routes of the runs that made calls; of the newest run where none did."""
@@ -653,7 +761,7 @@ class _Reader:
         """Seconds of all runs; one without an end counts till now, or its last attempt if dead."""
         last_attempt = (
             sa.select(sa.func.max(sa.func.coalesce(attempts.c.settled_at, attempts.c.sent_at)))
-            .where(attempts.c.run_id == runs.c.run_id, self._attempts)
+            .where(attempts.c.run_id == runs.c.run_id, self._calls)
             .scalar_subquery()
         )
         running = runs.c.status == "running"
@@ -720,6 +828,14 @@ class _Reader:
         )
 
 
+def _step_names(workload: str) -> list[str]:
+    """The workload's LLM steps in order; empty where it is not one that is known here."""
+    try:
+        return [step.name for step in llm_steps(resolve_steps(load_workload_config(workload)))]
+    except UsageError:
+        return []
+
+
 def _bare_error() -> sa.ColumnElement[str]:
     """A row's error without the `Row 7 (id): ` in front: so that equal causes are equal."""
     prefix = (
@@ -740,11 +856,13 @@ def _bare_error() -> sa.ColumnElement[str]:
 
 
 _PLACE = re.compile(r"^row \d+(?: \(line \d+\))?", re.IGNORECASE)
-_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
+# What tells a person to look at the row: `next_step` says that for all rows of a cause.
+_COMMAND = re.compile(r"\s*`batch-pipeline review show [^`]*` shows it for a decision\.$")
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|https?://[^\s)]+|\d+")
 
 
 def _as_cause(message: str) -> str:
-    return _PLACE.sub("The row", message)
+    return _PLACE.sub("The row", _COMMAND.sub("", message))
 
 
 def _pattern(cause: str) -> str:
@@ -850,19 +968,21 @@ def _problem_outcome(outcome: str) -> Literal["failed", "blocked"]:
     return "blocked" if outcome == Outcome.BLOCKED.value else "failed"
 
 
-def _run_counts(summary: dict[str, Any]) -> RunCounts:
+def _run_counts(summary: dict[str, Any], queries: int, searches: int, waited_s: float) -> RunCounts:
+    """What a run noted about itself, in which searches are calls like any other."""
     return RunCounts(
         outcomes=_outcomes(summary["outcomes"]),
         cache_hits=summary["cache_hits"],
-        requests=summary["requests"],
-        attempts=summary["attempts"],
+        requests=summary["requests"] - queries,
+        attempts=summary["attempts"] - searches,
+        searches=searches,
         input_tokens=summary["input_tokens"],
         cached_input_tokens=summary["cached_input_tokens"],
         output_tokens=summary["output_tokens"],
         cost_usd=summary["cost_nano"] / NANO,
         lost_cost_usd=summary["lost_nano"] / NANO,
         wall_s=summary["wall_s"],
-        rate_wait_s=summary["rate_wait_s"],
+        rate_wait_s=max(0.0, summary["rate_wait_s"] - waited_s),
         errors=summary["errors"],
     )
 

@@ -52,6 +52,7 @@ def print_summary(report: BatchReport, console: Console) -> None:
             f"in {words.plural(report.runs_total, 'run')}",
         )
     _add_money(table, report)
+    _add_people(table, report)
     _add_summary(table, report)
     for name, path in _files(report):
         table.add_row(name, Text(path))
@@ -132,7 +133,7 @@ def _add_rows(
     table.add_row("Failed", Text(words.count(failed), style="red" if failed else ""))
     table.add_row("Blocked", Text(words.count(blocked), style="yellow" if blocked else ""))
     if skipped:
-        table.add_row("Skipped", f"{words.count(skipped)} (nothing to ask about)")
+        table.add_row("Skipped", f"{words.count(skipped)} (nothing to ask, or decided so)")
     if pending:
         table.add_row("Pending", Text(words.count(pending), style="yellow"))
     rate = words.percent(succeeded / ended if ended else None)
@@ -166,6 +167,11 @@ def _add_money(table: Table, report: BatchReport) -> None:
     if len(called) > 1 or report.fallbacks:
         answered = [f"{use.model}: {words.plural(use.rows, 'row')}" for use in report.models]
         table.add_row("Answered by", Text("; ".join(answered)))
+    if len(report.steps) > 1:
+        for place, step in enumerate(report.steps):
+            table.add_row("" if place else "Steps", Text(words.step_line(step)))
+    for searched in report.searches:
+        table.add_row("Search", Text(f"{searched.endpoint}: {words.search_line(searched)}"))
     if report.provider_jobs is not None:
         table.add_row("Provider jobs", words.jobs_line(report.provider_jobs))
         for lines in report.provider_jobs.unanswered:
@@ -181,6 +187,15 @@ def _add_money(table: Table, report: BatchReport) -> None:
         table.add_row("Prompt cache", words.cache_line(report.prompt_cache))
     if report.estimate is not None:
         table.add_row("Estimate", words.estimate_line(report.estimate))
+
+
+def _add_people(table: Table, report: BatchReport) -> None:
+    """What waits for a person, and what people decided."""
+    if report.waiting:
+        first = report.waiting[0]
+        table.add_row("Waiting", Text(f"{words.waiting_line(report)} First: {first.command}"))
+    if report.decisions is not None:
+        table.add_row("Decisions", words.decisions_line(report.decisions))
 
 
 def _add_summary(table: Table, report: BatchReport) -> None:

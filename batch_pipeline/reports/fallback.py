@@ -84,7 +84,8 @@ _Answered = Counter[tuple[str, str, str]]
 def find_fallbacks(connection: sa.Connection, realm: str, batch: Batch) -> list[Fallback]:
     """Rows that were not answered by the first model of their route; most rows first.
 
-    A row's route is its own, where the table has such a column, else that of the run which asked.
+    A row's route is its own, where the table has such a column and the run let rows have one, else
+    that of the run which asked.
     """
     answered = _answered(connection, realm, batch)
     told = _settings_of(connection, {run_id for run_id, _, _ in answered})
@@ -95,7 +96,7 @@ def find_fallbacks(connection: sa.Connection, realm: str, batch: Batch) -> list[
     asked_in: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     for (run_id, model, own), count in answered.items():
         settings = told[run_id][0] if run_id in told else {}
-        before = _models_before(model, own, settings)
+        before = _models_before(model, own if settings.get("row_routes", True) else "", settings)
         if before:
             rows[model, before] += count
             asked_in.setdefault((model, before), set()).add(run_id)

@@ -5,12 +5,11 @@ What belongs here: names and atomic writing. What does not: what is in them.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from batch_pipeline.reports.model import BatchReport
+from batch_pipeline.sinks.files import replaced_file
 
 JSON_NAME = "batch_report.json"
 HTML_NAME = "batch_report.html"
@@ -40,19 +39,12 @@ def write_reports(report: BatchReport, folder: Path) -> ReportFiles:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     charts = draw_charts(report)
     files = ReportFiles(folder / JSON_NAME, folder / HTML_NAME, folder / MARKDOWN_NAME)
-    _replace(files.json_path, report.model_dump_json(indent=2) + "\n")
-    _replace(files.html_path, render_html(report, charts))
-    _replace(files.markdown_path, render_markdown(report, charts))
+    texts = {
+        files.json_path: report.model_dump_json(indent=2) + "\n",
+        files.html_path: render_html(report, charts),
+        files.markdown_path: render_markdown(report, charts),
+    }
+    for path, text in texts.items():
+        with replaced_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
     return files
-
-
-def _replace(path: Path, text: str) -> None:
-    # mkstemp makes the file readable for its owner only, and so it stays.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -48,6 +48,7 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
         words.budget_name,
         words.cache_line,
         words.count,
+        words.decisions_line,
         words.deviation,
         words.duration,
         words.expected_figure,
@@ -63,9 +64,12 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
         words.plural,
         words.saving,
         words.saving_line,
+        words.search_line,
+        words.searches_line,
         words.summary_caption,
         words.took_line,
         words.unanswered_line,
+        words.waiting_line,
     ):
         environment.filters[function.__name__] = function
     environment.filters["with_code"] = with_code

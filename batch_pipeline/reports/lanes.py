@@ -13,6 +13,7 @@ from typing import Any, Literal
 import orjson
 import sqlalchemy as sa
 
+from batch_pipeline.engine.searching import STEP as SEARCH_STEP
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.jobs import (
     BATCH_LANE,
@@ -242,6 +243,7 @@ def read_lanes(connection: sa.Connection, realm: str, batch: Batch) -> list[Lane
             attempts.c.realm == realm,
             attempts.c.batch_id == batch.batch_id,
             attempts.c.state.in_(_WENT_OUT),
+            attempts.c.step != SEARCH_STEP,
         )
         .group_by(attempts.c.lane)
         .order_by(attempts.c.lane.desc())
@@ -326,6 +328,7 @@ def lanes_of_runs(connection: sa.Connection, realm: str, batch: Batch, since: fl
             attempts.c.realm == realm,
             attempts.c.batch_id == batch.batch_id,
             attempts.c.state.in_(_WENT_OUT),
+            attempts.c.step != SEARCH_STEP,
         )
         .group_by(runs.c.run_id, runs.c.settings)
     )

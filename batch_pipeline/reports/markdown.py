@@ -41,10 +41,13 @@ def render_markdown(report: BatchReport, charts: Sequence[Chart] | None = None) 
     blocks.append(_table(["", ""], _figures(report)))
     blocks += [f"![{_text(chart.title)}]({chart.image})" for chart in drawn if chart.image]
     blocks += _problems(report)
+    blocks += _waiting(report)
+    blocks += _decisions(report)
     blocks += _summary(report)
     blocks += _hints(report)
     blocks += _provider_jobs(report)
     blocks += _who_answered(report)
+    blocks += _steps(report)
     blocks += _estimate(report)
     blocks += _money(report)
     if report.notes or report.warnings:
@@ -94,6 +97,7 @@ def _figures(report: BatchReport) -> list[list[str]]:
         ("From the cache", words.part(report.cache_hits, outcomes.succeeded)),
         ("Requests", words.count(report.requests)),
         ("Attempts", words.count(report.attempts)),
+        *([("Searches", words.searches_line(report.searches))] if report.searches else []),
         ("Input tokens", words.count(report.tokens.input)),
         ("Output tokens", words.count(report.tokens.output)),
         ("Cost", words.money(report.cost_usd)
@@ -127,6 +131,47 @@ def _problems(report: BatchReport) -> list[str]:
             + _more(total, "row")
         )
     return blocks
+
+
+def _waiting(report: BatchReport) -> list[str]:
+    if not report.waiting:
+        return []
+    rows = [
+        [
+            words.count(row.number),
+            _text(f"{row.name or row.item_id}: {row.headline}"),
+            _text(row.why) + (" Needs a sign-off." if row.signoff_required else ""),
+            words.moment(row.since),
+            f"`{row.command}`",
+        ]
+        for row in report.waiting
+    ]
+    names = ["Row", "What waits", "Why", "Since", "Look at it"]
+    return ["## Waiting for a decision", _text(words.waiting_line(report)), _table(names, rows)]
+
+
+def _decisions(report: BatchReport) -> list[str]:
+    found = report.decisions
+    if found is None:
+        return []
+    rows = [
+        [
+            words.count(row.number),
+            _text(row.item_id),
+            row.decision + (", signed off" if row.signed_off else ""),
+            _text(row.reviewer),
+            _text(row.reason),
+            words.moment(row.decided_at),
+            row.outcome,
+        ]
+        for row in found.rows[:_MAX_ROWS]
+    ]
+    names = ["Row", "Item", "Decision", "Who", "Why", "When", "Row is now"]
+    return [
+        "## People's decisions",
+        _text(f"{words.decisions_line(found)}."),
+        _table(names, rows) + _more(found.total, "decision"),
+    ]
 
 
 def _summary(report: BatchReport) -> list[str]:
@@ -214,6 +259,37 @@ def _who_answered(report: BatchReport) -> list[str]:
         *(_text(fallback.text, _MAX_SENTENCE) for fallback in report.fallbacks),
         _table(["Model", "Rows", *attempts, "p50", "p95", "Cost"], rows),
     ]
+
+
+def _steps(report: BatchReport) -> list[str]:
+    if len(report.steps) < 2 and not report.searches:
+        return []
+    rows = [
+        [
+            _text(use.step),
+            *(
+                words.count(number)
+                for number in (
+                    use.requests,
+                    use.attempts,
+                    use.tokens.input,
+                    use.tokens.cached_input,
+                    use.tokens.output,
+                )
+            ),
+            words.duration(use.latency.p50_s),
+            words.duration(use.latency.p95_s),
+            words.money(use.cost_usd),
+        ]
+        for use in report.steps
+    ]
+    numbers = ["Requests", "Attempts", "Input tokens", "of it cached", "Output tokens"]
+    blocks = ["## Step by step", _table(["Step", *numbers, "p50", "p95", "Cost"], rows)]
+    blocks += [
+        f"- Search, {_text(use.endpoint)}: {_text(words.search_line(use))}."
+        for use in report.searches
+    ]
+    return blocks
 
 
 def _estimate(report: BatchReport) -> list[str]:

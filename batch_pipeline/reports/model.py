@@ -28,7 +28,9 @@ class Outcomes(_Part):
     succeeded: int = Field(description="Rows with a checked result.")
     blocked: int = Field(description="Rows that a person must decide: the model declined them.")
     failed: int = Field(description="Rows without a result that may be retried or corrected.")
-    skipped: int = Field(description="Rows with nothing to ask about.")
+    skipped: int = Field(
+        description="Rows with nothing to ask about, and rows that a person skips."
+    )
     pending: int = Field(description="Rows not done yet.")
 
     @property
@@ -116,6 +118,35 @@ class ModelUse(_Part):
     attempts_in_flight: int = Field(description="Those not known to have ended.")
     first_sent_at: datetime | None = Field(description="Its first attempt (UTC); null: none.")
     last_sent_at: datetime | None = Field(description="Its last attempt (UTC); null: none.")
+
+
+class StepUse(_Part):
+    """What one step of the workload asked models."""
+
+    step: str = Field(description="Name of the step.")
+    requests: int = Field(description="Requests sent for it.")
+    attempts: int = Field(description="Wire calls sent for them.")
+    tokens: Tokens = Field(description="Tokens that they were billed.")
+    cost_usd: float = Field(description="Cost of its attempts that came back, in USD.")
+    lost_cost_usd: float = Field(description="Worst case of its lost attempts, in USD.")
+    latency: Latency = Field(description="Its latency.")
+
+
+class SearchUse(_Part):
+    """What a search provider was asked; no model is called for it."""
+
+    endpoint: str = Field(description="`provider/endpoint`.")
+    requests: int = Field(description="Queries asked; those known from earlier are not among them.")
+    attempts: int = Field(description="Wire calls made for them.")
+    attempts_failed: int = Field(description="Of `attempts`, those that brought no answer.")
+    cost_usd: float = Field(
+        description="What those that came back cost, in USD; 0 where a subscription pays."
+    )
+    lost_cost_usd: float = Field(
+        description="Worst case of those whose reply never came, or is awaited, in USD."
+    )
+    rate_wait_s: float = Field(description="Seconds of waiting for its rate limit, summed.")
+    latency: Latency = Field(description="Its latency.")
 
 
 class FallbackCause(_Part):
@@ -392,6 +423,45 @@ class ProblemRow(_Part):
     error: str = Field(description="What went wrong (the first 500 characters).")
 
 
+class WaitingRow(_Part):
+    """A blocked row, which waits for a person."""
+
+    number: int = Field(description="1-based data row of the input.")
+    item_id: str = Field(description="The row's item id.")
+    name: str = Field(description="What the workload calls it, a job's id; empty: nothing.")
+    headline: str = Field(description="What the row is about, in one line.")
+    why: str = Field(description="Why it is blocked, the worst first (500 characters).")
+    signoff_required: bool = Field(description="To override it, somebody must vouch for it.")
+    since: datetime | None = Field(description="When it was blocked (UTC).")
+    command: str = Field(description="What shows it for a decision.")
+
+
+class DecisionMade(_Part):
+    """What a person decided about a row; of several decisions the last."""
+
+    number: int = Field(description="1-based data row of the input.")
+    item_id: str = Field(description="The row's item id.")
+    decision: Literal["override", "regenerate", "skip"] = Field(description="What was decided.")
+    reviewer: str = Field(description="Who.")
+    reason: str = Field(description="Why.")
+    decided_at: datetime = Field(description="When (UTC).")
+    signed_off: bool = Field(description="The reviewer vouches for the row.")
+    times: int = Field(description="How often the row was decided about.")
+    outcome_before: str = Field(description="What the row had come to.")
+    outcome: str = Field(description="What it is now.")
+
+
+class Decisions(_Part):
+    """What people decided about rows of this batch."""
+
+    total: int = Field(description="Rows decided about; the next three add up to it.")
+    override: int = Field(description="Rows accepted in spite of what blocked them.")
+    regenerate: int = Field(description="Rows to be asked anew.")
+    skip: int = Field(description="Rows left out.")
+    signed_off: int = Field(description="Of `override`, those that somebody vouches for.")
+    rows: list[DecisionMade] = Field(description="The newest 200, newest first.")
+
+
 class ChunkReport(_Part):
     """One chunk, which is one Dagster partition."""
 
@@ -411,8 +481,9 @@ class RunCounts(_Part):
 
     outcomes: Outcomes = Field(description="Rows of its chunks by outcome, at its end.")
     cache_hits: int = Field(description="Succeeded rows that this run did not have to ask about.")
-    requests: int = Field(description="Requests it sent.")
-    attempts: int = Field(description="Wire calls it made.")
+    requests: int = Field(description="Requests it sent to models.")
+    attempts: int = Field(description="Wire calls it made for them.")
+    searches: int = Field(default=0, description="Wire calls it made to search providers.")
     input_tokens: int = Field(description="Prompt tokens it used.")
     cached_input_tokens: int = Field(description="Of these, from the provider's prompt cache.")
     output_tokens: int = Field(description="Output tokens it used.")
@@ -466,13 +537,17 @@ class BatchReport(_Part):
         description="Succeeded rows answered by the call of an identical row of this batch."
     )
     requests: int = Field(description="LLM requests sent for this batch.")
-    attempts: int = Field(description="Wire calls sent for them: the unit of spend.")
+    attempts: int = Field(
+        description="Wire calls sent for them: the unit of spend; those of `searches` are apart."
+    )
     attempts_lost: int = Field(description="Of `attempts`, those whose reply never came.")
     attempts_in_flight: int = Field(
         description="Of `attempts`, those not known to have ended, lines of provider jobs included."
     )
     tokens: Tokens = Field(description="Tokens of this batch's attempts.")
-    cost_usd: float = Field(description="Cost of the attempts that came back, in USD.")
+    cost_usd: float = Field(
+        description="Cost of the attempts that came back, in USD, searches included."
+    )
     lost_cost_usd: float = Field(
         description="Worst case of lost attempts, in USD, not part of `cost_usd`."
     )
@@ -493,6 +568,12 @@ class BatchReport(_Part):
     )
     throughput: Throughput = Field(description="Rows and attempts over time.")
     models: list[ModelUse] = Field(description="By model, the dearest first.")
+    steps: list[StepUse] = Field(
+        default=[], description="By step of the workload that asks models, in its order."
+    )
+    searches: list[SearchUse] = Field(
+        default=[], description="By endpoint of a search provider, where any was asked."
+    )
     fallbacks: list[Fallback] = Field(
         description="Rows that were not answered by the first model of their route, and why."
     )
@@ -533,6 +614,12 @@ class BatchReport(_Part):
         description="Failed and blocked rows by cause, most rows first (at most 20 causes)."
     )
     problem_rows: list[ProblemRow] = Field(description="The first 200 failed or blocked rows.")
+    waiting: list[WaitingRow] = Field(
+        default=[], description="The 50 blocked rows that wait longest for a person's decision."
+    )
+    decisions: Decisions | None = Field(
+        default=None, description="What people decided about rows; null: nothing."
+    )
     chunks: list[ChunkReport] = Field(description="Every chunk, in order.")
     runs: list[RunReport] = Field(description="Runs of this batch, newest first (at most 50).")
     runs_total: int = Field(description="How many runs there were.")

@@ -6,6 +6,7 @@ What belongs here: formatting, and what there is to say about a report. What doe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -14,6 +15,7 @@ from batch_pipeline.limits.rates import UNITS
 from batch_pipeline.reports.model import (
     BatchReport,
     BudgetUse,
+    Decisions,
     EstimateCheck,
     EstimateLine,
     JobReport,
@@ -23,6 +25,8 @@ from batch_pipeline.reports.model import (
     PromptCache,
     ProviderJobs,
     RunReport,
+    SearchUse,
+    StepUse,
     UnansweredLines,
 )
 from batch_pipeline.workloads.summary import SummaryFigure, SummaryTable
@@ -202,6 +206,64 @@ def cache_line(cache: PromptCache) -> str:
     if cache.write_tokens:
         text += f", {count(cache.write_tokens)} written"
     return f"{text}; {saving(cache.saved_usd)}"
+
+
+def step_line(use: StepUse) -> str:
+    """`draft: 36 requests (40 attempts), 90,000 tokens in, 60,000 out, p50 1.2 s, $0.1234`."""
+    again = f" ({plural(use.attempts, 'attempt')})" if use.attempts != use.requests else ""
+    took = ""
+    if use.latency.p50_s is not None:
+        took = f", p50 {duration(use.latency.p50_s)}, p95 {duration(use.latency.p95_s)}"
+    return (
+        f"{use.step}: {plural(use.requests, 'request')}{again}, {count(use.tokens.input)} tokens "
+        f"in, {count(use.tokens.output)} out{took}, {money(use.cost_usd)}"
+    )
+
+
+def search_line(use: SearchUse) -> str:
+    """`41 queries (43 calls, 2 failed), p50 120 ms, 12.3 s waiting, no charge`."""
+    calls = ""
+    if use.attempts != use.requests or use.attempts_failed:
+        failed = f", {count(use.attempts_failed)} failed" if use.attempts_failed else ""
+        calls = f" ({plural(use.attempts, 'call')}{failed})"
+    parts = [plural(use.requests, "query", "queries") + calls]
+    if use.latency.p50_s is not None:
+        parts.append(f"p50 {duration(use.latency.p50_s)}, p95 {duration(use.latency.p95_s)}")
+    if use.rate_wait_s:
+        parts.append(f"{duration(use.rate_wait_s)} waiting for its limit")
+    parts.append(money(use.cost_usd) if use.cost_usd else "no charge by the call")
+    if use.lost_cost_usd:
+        parts.append(f"up to {money(use.lost_cost_usd)} for calls without a reply")
+    return ", ".join(parts)
+
+
+def searches_line(uses: Sequence[SearchUse]) -> str:
+    """`41 queries`, of all endpoints; with the calls where there were more."""
+    queries, calls = sum(use.requests for use in uses), sum(use.attempts for use in uses)
+    text = plural(queries, "search query", "search queries")
+    return text if calls == queries else f"{text} ({plural(calls, 'call')})"
+
+
+def decisions_line(found: Decisions) -> str:
+    """`5 rows: 2 overridden (1 signed off), 1 to be made anew, 2 skipped`."""
+    parts = []
+    if found.override:
+        vouched = f" ({count(found.signed_off)} signed off)" if found.signed_off else ""
+        parts.append(f"{count(found.override)} overridden{vouched}")
+    if found.regenerate:
+        parts.append(f"{count(found.regenerate)} to be made anew")
+    if found.skip:
+        parts.append(f"{count(found.skip)} skipped")
+    return f"{plural(found.total, 'row')}: {', '.join(parts)}"
+
+
+def waiting_line(report: BatchReport) -> str:
+    """`3 rows wait for a decision; the 2 that wait longest:`; without the colon where all show."""
+    total = report.outcomes.blocked
+    text = f"{plural(total, 'row')} {'waits' if total == 1 else 'wait'} for a person's decision"
+    if len(report.waiting) < total:
+        return f"{text}; those that wait longest:"
+    return f"{text}."
 
 
 def limit_line(limit: LimitUsed) -> str:

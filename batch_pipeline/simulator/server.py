@@ -32,6 +32,7 @@ from batch_pipeline.simulator.config import SimulatorConfig
 from batch_pipeline.simulator.desk import Desk
 from batch_pipeline.simulator.draws import fingerprint
 from batch_pipeline.simulator.journal import Attempt, Journal
+from batch_pipeline.simulator.pages import page_of
 from batch_pipeline.simulator.replies import abort, send, send_json, send_start
 from batch_pipeline.simulator.search_ahrefs import Ahrefs
 from batch_pipeline.simulator.state import State, forget_state, write_state
@@ -46,6 +47,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _IDLE_CHECK_S = 5.0
 _SHUTDOWN_S = 1.0
 _DEFAULT_PAGE = 1_000
+_PAGES = "/pages/"
 # While a thread reads a job's input, the event loop gets its turn after so long.
 _SWITCH_S = 0.001
 
@@ -94,6 +96,7 @@ class Simulator:
                 web.get("/openrouter/api/v1/models", self._to("openrouter", models)),
                 web.get(r"/openrouter/api/v1/models/{model:.+}", self._to("openrouter", model)),
                 web.get("/openrouter/api/v1/key", self._to("openrouter", self._key)),
+                web.get(f"{_PAGES}{{url:.+}}", self._page),
                 web.get("/_sim/health", self._health),
                 web.get("/_sim/config", self._get_config),
                 web.put("/_sim/config", self._put_config),
@@ -288,6 +291,15 @@ class Simulator:
             return send(refused.reply)
         spent = self._work.config.mark_of(key) in ("no_credit", "spend_limit")
         return send_json(200, wire.key_info(key, remaining=0 if spent else 100))
+
+    async def _page(self, request: web.Request) -> web.Response:
+        """A page of the web, asked for by its whole address."""
+        self._journal.other_calls["web pages"] += 1
+        # As sent: aiohttp would merge slashes and unquote what belongs to the address.
+        page = page_of(request.raw_path.removeprefix(_PAGES))
+        return web.Response(
+            status=page.status, body=page.body, headers={"content-type": page.content_type}
+        )
 
     async def _health(self, request: web.Request) -> web.Response:
         return send_json(200, health(self._started_at))

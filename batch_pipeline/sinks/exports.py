@@ -21,7 +21,7 @@ from batch_pipeline.ledger.tables import JobState
 from batch_pipeline.providers.base import LlmRequest, WireCall
 from batch_pipeline.providers.batch_clients import open_batch_api
 from batch_pipeline.providers.registry import PROVIDERS
-from batch_pipeline.sinks.files import _beside as replaced_file
+from batch_pipeline.sinks.files import replaced_file
 
 TRACKING = "job_tracking.json"
 

@@ -106,7 +106,7 @@ def write_csv(
     """
     count = 0
     with (
-        _beside(path) as temporary,
+        replaced_file(path) as temporary,
         temporary.open("w", encoding="utf-8-sig" if bom else "utf-8", newline="") as stream,
     ):
         writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
@@ -124,7 +124,7 @@ def write_json(path: Path, columns: Sequence[str], rows: Iterable[DeliverableRow
         Rows written.
     """
     count = 0
-    with _beside(path) as temporary, temporary.open("wb") as stream:
+    with replaced_file(path) as temporary, temporary.open("wb") as stream:
         for row in rows:
             stream.write(b",\n  " if count else b"[\n  ")
             # Line breaks inside of texts are escaped, so that these are all the layout's own.
@@ -141,7 +141,7 @@ def write_jsonl(path: Path, columns: Sequence[str], rows: Iterable[DeliverableRo
         Rows written.
     """
     count = 0
-    with _beside(path) as temporary, temporary.open("wb") as stream:
+    with replaced_file(path) as temporary, temporary.open("wb") as stream:
         for row in rows:
             stream.write(_json_object(row, columns, orjson.OPT_APPEND_NEWLINE))
             count += 1
@@ -230,7 +230,7 @@ def _write_parquet(path: Path, spool: _Spool) -> None:
     }  # fmt: skip
     schema = pa.schema([pa.field(name, arrow[kind]) for name, kind in spool.types.items()])
     records = spool.records()
-    with _beside(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with replaced_file(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         while batch := list(itertools.islice(records, _BATCH_ROWS)):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
@@ -238,7 +238,7 @@ def _write_parquet(path: Path, spool: _Spool) -> None:
 def _write_sqlite(path: Path, spool: _Spool, search_columns: Sequence[str], table: str) -> None:
     import sqlite_utils
 
-    with _beside(path) as temporary:
+    with replaced_file(path) as temporary:
         database = sqlite_utils.Database(temporary)
         try:
             target = database.table(table)
@@ -285,8 +285,11 @@ def _guarded(text: str) -> str:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A temporary file in the same folder that becomes `path` when the block ends well."""
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A temporary file in the same folder that becomes `path` when the block ends well.
+
+    It is for its owner only.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     temporary = Path(name)

@@ -142,7 +142,8 @@ def no_options(name: str, knobs: Mapping[str, Any]) -> None:
         raise UsageError(
             f"The workload {name} has no options of its own, but got: "
             f"{', '.join(knobs['options'])}.",
-            "Remove them from `options` in defs.yaml or in the launchpad.",
+            "Leave --strategy, --no-ahrefs and --option out; in defs.yaml and in the launchpad, "
+            "`options`.",
         )
 
 

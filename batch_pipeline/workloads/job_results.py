@@ -12,12 +12,13 @@ from typing import Any
 from batch_pipeline.errors import BatchPipelineError, UsageError
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.jobs import find_job, find_job_by_name, list_jobs
+from batch_pipeline.ledger.reviews import decisions_of
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import JobState
 from batch_pipeline.sinks.exports import REST, job_of_attempts
 from batch_pipeline.workloads.base import load_workload
 from batch_pipeline.workloads.lane import ID_PREFIX, LaneStatus, resolve_job
-from batch_pipeline.workloads.results import stream_results
+from batch_pipeline.workloads.results import decision_cells, stream_results
 
 
 class NotReadyError(BatchPipelineError):
@@ -78,6 +79,7 @@ def rows_of_job(ledger: Ledger, batch: Batch, job: str) -> Iterator[dict[str, An
     wanted = None if one is None else one.job_id
     by_attempt = job_of_attempts(ledger, jobs) if wanted or name.endswith(REST) else {}
     workload = load_workload(batch.workload)
+    decisions = decisions_of(ledger, batch.batch_id)
     for result in stream_results(ledger, batch, workload):
         item = result.item
         answered_by = by_attempt.get(item.attempt_id or "")
@@ -87,5 +89,6 @@ def rows_of_job(ledger: Ledger, batch: Batch, job: str) -> Iterator[dict[str, An
             "item_id": item.item_id,
             "outcome": item.outcome.value,
             "error": item.error or "",
+            **decision_cells(workload, decisions.get(item.ordinal)),
             **workload.deliverable_row(item.row, result.output),
         }

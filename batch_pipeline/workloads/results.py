@@ -6,7 +6,7 @@ What belongs here: that stream, and the deliverables' rows made of it. What does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from batch_pipeline.ledger.batches import Batch, Item, stream_items
 from batch_pipeline.ledger.calls import find_results
 from batch_pipeline.ledger.documents import read_documents
-from batch_pipeline.ledger.reviews import decisions_of
+from batch_pipeline.ledger.reviews import Decision, decisions_of
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 
@@ -43,16 +43,26 @@ def stream_results(
         workload: its workload.
         with_outputs: whether outputs are looked up; else all are None.
     """
-    step = getattr(workload, "result_step", None)
     items = stream_items(ledger, batch.batch_id)
     while page := list(islice(items, _PAGE)):
-        stored: Mapping[int, Any] = {}
-        if with_outputs:
-            stored = (
-                _outputs(ledger, page) if step is None else _documents(ledger, batch, page, step)
-            )
+        stored = outputs_of(ledger, batch, workload, page) if with_outputs else {}
         for item in page:
             yield RowResult(item, stored.get(item.ordinal))
+
+
+def outputs_of(
+    ledger: Ledger, batch: Batch, workload: Workload | None, page: Sequence[Item]
+) -> Mapping[int, Mapping[str, Any]]:
+    """The results of some rows by ordinal, for those that succeeded and have one.
+
+    Args:
+        ledger: the ledger.
+        batch: their batch.
+        workload: its workload; None where it is gone: then the last model's answers are meant.
+        page: the rows.
+    """
+    step = getattr(workload, "result_step", None)
+    return _outputs(ledger, page) if step is None else _documents(ledger, batch, page, step)
 
 
 def deliverable_rows(
@@ -73,11 +83,8 @@ def deliverable_rows(
     decisions = decisions_of(ledger, batch.batch_id)
     for result in stream_results(ledger, batch, workload, with_outputs=not only_input):
         item = result.item
-        decision = decisions.get(item.ordinal)
         yield {
-            "decision": None if decision is None else decision.kind.value,
-            "reviewer": None if decision is None else decision.reviewer,
-            "reason": None if decision is None else decision.reason,
+            **decision_cells(workload, decisions.get(item.ordinal)),
             "item_id": item.item_id,
             "outcome": item.outcome.value,
             "error": item.error or "",
@@ -85,7 +92,18 @@ def deliverable_rows(
         }
 
 
-def _outputs(ledger: Ledger, page: list[Item]) -> dict[int, Any]:
+def decision_cells(workload: Workload, decision: Decision | None) -> dict[str, Any]:
+    """What was decided about a row, for those workloads that name it among their columns."""
+    if "decision" not in workload.deliverable_columns:
+        return {}
+    return {
+        "decision": None if decision is None else decision.kind.value,
+        "reviewer": None if decision is None else decision.reviewer,
+        "reason": None if decision is None else decision.reason,
+    }
+
+
+def _outputs(ledger: Ledger, page: Sequence[Item]) -> dict[int, Any]:
     """The answers that rows ended with, by ordinal."""
     keys: dict[str, set[str]] = {}
     done = [item for item in page if item.outcome is Outcome.SUCCEEDED]
@@ -97,10 +115,11 @@ def _outputs(ledger: Ledger, page: list[Item]) -> dict[int, Any]:
         for model, wanted in keys.items():
             stored = find_results(connection, ledger.realm, sorted(wanted), [model])
             found.update({(key, model): result.output for key, result in stored.items()})
-    return {item.ordinal: found.get((item.cache_key, item.model)) for item in done}
+    by_item = {item.ordinal: found.get((item.cache_key, item.model)) for item in done}
+    return {ordinal: output for ordinal, output in by_item.items() if output is not None}
 
 
-def _documents(ledger: Ledger, batch: Batch, page: list[Item], step: str) -> dict[int, Any]:
+def _documents(ledger: Ledger, batch: Batch, page: Sequence[Item], step: str) -> dict[int, Any]:
     """What a local step gave for rows that succeeded, by ordinal."""
     done = [item.ordinal for item in page if item.outcome is Outcome.SUCCEEDED]
     with ledger.read() as connection:

@@ -536,6 +536,7 @@ def plan_job(
         open_batch_api=batch_api_opener(simulator),
         search_access=lambda name: _search_access(config, name, simulator),
         batch_created_at=batch.created_at,
+        simulator=simulator,
     )
 
 

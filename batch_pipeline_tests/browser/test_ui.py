@@ -1,17 +1,11 @@
-"""The Dagster UI and the HTML report after a run with two poison rows, as a person meets them.
-
-Screenshots go to the folder in UI_SCREENSHOTS, else to the test's own.
-"""
+"""The Dagster UI and the HTML report after a run with two poison rows, as a person meets them."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,22 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from batch_pipeline_tests.browser.running import BIN, CHROMIUM, ROOT, webserver
 from batch_pipeline_tests.engine.test_faults import topics
 from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.simulated import Simulator
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-BIN = Path(sys.executable).parent
-ROOT = Path(__file__).resolve().parents[2]
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 pytestmark = [
     pytest.mark.browser,
@@ -79,41 +61,8 @@ def installation(
     )
     assert done.returncode == 1, "two rows failed"
     environment["DAGSTER_HOME"] = str(folder / "data" / "dagster_home")
-    port = _free_port()
-    log = (folder / "webserver.log").open("wb")
-    server = subprocess.Popen(
-        [str(BIN / "dagster-webserver"), "-w", "workspace.yaml", "-p", str(port)],
-        env=environment,
-        cwd=ROOT,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(url, server, Path(log.name))
+    with webserver(folder, environment) as url:
         yield Installation(url, json.loads(done.stdout), environment)
-    finally:
-        server.terminate()
-        server.wait(60)
-        log.close()
-
-
-@pytest.fixture(scope="module")
-def page(installation: Installation) -> Iterator[Any]:
-    """A page of headless Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser.new_page(viewport={"width": 1440, "height": 900})
-        browser.close()
-
-
-@pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("UI_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def test_the_asset_graph_shows_the_assets_of_a_workload(
@@ -180,24 +129,6 @@ def _statuses(url: str) -> dict[str, int]:
     reply = httpx.post(f"{url}/graphql", json={"query": _STATUSES}, timeout=60).json()
     stats = reply["data"]["assetNodeOrError"]["partitionStats"]
     return {"materialized": stats["numMaterialized"], "failed": stats["numFailed"]}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, bound_s: float = 90) -> None:
-    deadline = time.monotonic() + bound_s
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()[-2_000:]
-        try:
-            if httpx.get(f"{url}/server_info", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise AssertionError(f"the webserver did not come up:\n{log.read_text()[-2_000:]}")
 
 
 _BACKFILL = """

@@ -94,6 +94,12 @@ def test_a_workload_of_several_steps_has_a_line_for_each(cli: Cli) -> None:
                 "--offline", "--json").document  # fmt: skip
     assert plain["steps"] == []
 
+    # What wins over the rows in a run does so in its estimate.
+    chosen = cli(*words, "--strategy", "single_shot", "--model", "gpt-6-luna", "--option",
+                 "enable_llm_profiling=false", "--json").document  # fmt: skip
+    assert chosen["route"] == "openai/gpt-6-luna" and chosen["requests"] == 3
+    assert [step["step"] for step in chosen["steps"] if step["requests"]] == ["single_shot"]
+
 
 def test_a_live_estimate_without_a_key_still_answers_and_says_what_it_lacks(cli: Cli) -> None:
     table = write_topics(cli.data / "topics.csv", topics(5, "live"))

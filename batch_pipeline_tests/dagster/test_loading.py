@@ -22,7 +22,7 @@ from batch_pipeline_tests.dagster.installation import KNOBS, Installation
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-ASSETS = {"batch_report", "input_table", "llm_outputs", "provider_jobs"}
+ASSETS = {"batch_report", "input_table", "llm_outputs", "provider_jobs", "review_queue"}
 
 
 def _environment() -> dict[str, str]:

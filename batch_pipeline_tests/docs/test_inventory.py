@@ -1,6 +1,7 @@
 """The pages of docs/decisions hold the reference systems' inventory: each row once, with a verdict.
 
-roadmaps.md has every row of its system; limits_and_money.md has a selection from the others.
+roadmaps.md and articles.md have every row of their system; limits_and_money.md has a selection from
+the others, among them rows that articles.md has as well.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from batch_pipeline_tests.docs.pages import DOCS, ROOT, prose, table_rows
 
 ROADMAPS = DOCS / "decisions" / "roadmaps.md"
 MONEY = DOCS / "decisions" / "limits_and_money.md"
+ARTICLES = DOCS / "decisions" / "articles.md"
 INVENTORY = REFERENCE / "reference" / "INVENTORY.md"
 FAMILIES = re.compile(r"(?:F3|C3|X|W3)-\d+")
 
 _ID = re.compile(r"(?:[FCW]\d|X)-\d+b?")
+_ARTICLES_ID = re.compile(r"[FCW]0-\d+b?")
 _PATH = re.compile(r"`((?:[\w-]+/)*[\w-]+(?:/|\.(?:py|md|yaml)))`")
 
 
@@ -26,6 +29,11 @@ def decided() -> list[list[str]]:
     """Rows of both pages that begin with an id."""
     pages = (ROADMAPS, MONEY)
     return [row for page in pages for row in table_rows(prose(page)) if _ID.fullmatch(row[0])]
+
+
+def articles() -> list[list[str]]:
+    """Rows of the page of the articles that begin with an id."""
+    return [row for row in table_rows(prose(ARTICLES)) if _ID.fullmatch(row[0])]
 
 
 def inventory() -> list[list[str]]:
@@ -78,8 +86,30 @@ def test_every_tier_of_the_articles_guide_is_in_the_table() -> None:
     assert found == 8
 
 
+def test_every_row_of_the_articles_is_decided_once_and_has_all_its_cells() -> None:
+    rows = articles()
+    assert Counter(row[0].split("-")[0] for row in rows) == {"F0": 130, "C0": 21, "W0": 8}
+    assert len({row[0] for row in rows}) == len(rows)
+    assert all(all(row) for row in rows)
+    for name, _, verdict, *_ in (row for row in rows if row[0].startswith("F")):
+        assert re.match(r"(met|bettered|decided|later)\b", verdict), name
+
+
+def test_no_row_of_the_articles_is_missing_or_made_up() -> None:
+    wanted = {row[0] for row in inventory() if _ARTICLES_ID.fullmatch(row[0])}
+    assert wanted == {row[0] for row in articles()}
+
+
+def test_a_row_of_two_pages_is_decided_the_same_way_on_both() -> None:
+    verdicts = {row[0]: row[2] for row in articles() if row[0].startswith("F")}
+    both = [row for row in decided() if row[0] in verdicts]
+    assert both
+    for name, _, verdict, *_ in both:
+        assert re.findall(r"\w+", verdict)[0] == re.findall(r"\w+", verdicts[name])[0], name
+
+
 def test_every_named_file_exists() -> None:
-    for name, *cells in decided():
+    for name, *cells in [*decided(), *articles()]:
         for path in _PATH.findall(" ".join(cells[1:])):
             places = (ROOT / "batch_pipeline" / path, ROOT / "batch_pipeline_tests" / path)
             assert any(place.exists() for place in places), (name, path)

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from batch_pipeline.component.materialize import _estimate_markdown as estimate_markdown
 from batch_pipeline.engine.keys import KeyMaker
-from batch_pipeline.engine.local import Tools
 from batch_pipeline.engine.searching import STEP as SEARCH_STEP
 from batch_pipeline.engine.step import AnyStep, LocalStep, LocalWork, Row, Step
+from batch_pipeline.engine.tools import Tools
 from batch_pipeline.ledger.batches import Batch, find_batch, set_estimate, start_generation
 from batch_pipeline.ledger.calls import StoredResult
 from batch_pipeline.ledger.documents import KEEP_DOCUMENT, KeepDocument

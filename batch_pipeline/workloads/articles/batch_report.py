@@ -21,7 +21,8 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import NANO, attempts, owners, runs
-from batch_pipeline.workloads.articles.files import NOT_RUN, file_names, whole_file
+from batch_pipeline.sinks.files import replaced_file
+from batch_pipeline.workloads.articles.files import NOT_RUN, file_names
 from batch_pipeline.workloads.articles.history import generation
 from batch_pipeline.workloads.articles.reading import JobRecord, Status, read_jobs
 from batch_pipeline.workloads.articles.record import iso
@@ -248,7 +249,11 @@ def write_batch_report(ledger: Ledger, batch: Batch, folder: Path, now: float) -
     path = folder / f"batch_report_{stamp}.json"
     tally = Tally()
     # The sums stand before the jobs that they are made of: those go to disk meanwhile.
-    with whole_file(path) as stream, tempfile.TemporaryFile(dir=folder) as spool:
+    with (
+        replaced_file(path) as temporary,
+        temporary.open("wb") as stream,
+        tempfile.TemporaryFile(dir=folder) as spool,
+    ):
         for number, job in enumerate(read_jobs(ledger, batch)):
             tally.add(job)
             spool.write(b",\n" if number else b"")
@@ -413,20 +418,19 @@ def _nano(job: JobRecord, column: Literal["cost_nano", "lost_nano"]) -> int:
 
 def _config(job: JobRecord) -> JobConfig:
     publisher, target, anchor = (str(job.value(name)) for name in ("publisher", "target", "anchor"))
-    strategy = str(job.value("strategy")) or None
     return JobConfig(
         publisher_domain=publisher,
         target_url=target,
         anchor_text=anchor,
         llm_provider=str(job.value("llm_provider")) or None,
-        writing_strategy=strategy,
+        writing_strategy=job.strategy,
         country=str(job.value("country")) or None,
         use_ahrefs=_flag(job.value("use_ahrefs")),
         enable_llm_profiling=_flag(job.value("enable_llm_profiling")),
         publisher=publisher,
         target=target,
         anchor=anchor,
-        strategy=strategy,
+        strategy=str(job.value("strategy")) or None,
     )
 
 

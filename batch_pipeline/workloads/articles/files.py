@@ -6,18 +6,16 @@ metrics (history.py), the batch's report (batch_report.py).
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
+from batch_pipeline.sinks.files import replaced_file
 from batch_pipeline.workloads.articles.history import execution_log, metrics
 from batch_pipeline.workloads.articles.package import SPEC_VERSION
 from batch_pipeline.workloads.articles.reading import JobRecord, read_jobs
@@ -69,7 +67,7 @@ def write_job_files(folder: Path, job: JobRecord) -> list[Path]:
     paths = [folder / name for name in file_names(job.job_id, job.item.outcome)]
     for path, content in zip(paths, _contents(job) if paths else (), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with whole_file(path) as stream:
+        with replaced_file(path) as temporary, temporary.open("wb") as stream:
             stream.write(content)
     for other in {name for name in FOLDER_OF.values() if name is not None}:
         for suffix in SUFFIXES:
@@ -137,16 +135,3 @@ def _qc_report(job: JobRecord) -> dict[str, Any]:
 
 def _json(document: dict[str, Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its name when the block ends well, and is for its owner only."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -18,9 +18,11 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.workloads.articles.package import Strategy
 
 
-def _country(value: str | None) -> str | None:
-    if value is None:
-        return None
+def _country(value: Any) -> Any:
+    if value is False:
+        raise ValueError("YAML reads no as false: write it in quotes")
+    if not isinstance(value, str):
+        return value
     found = pycountry.countries.get(alpha_2=value.strip().upper())
     if found is None:
         raise ValueError(f"{value!r} is no ISO 3166 country code such as se or us")
@@ -43,7 +45,7 @@ class ArticleOptions(BaseModel):
     default_use_ahrefs: bool = True
     default_enable_llm_profiling: bool = True
 
-    _countries = field_validator("country", "default_country")(_country)
+    _countries = field_validator("country", "default_country", mode="before")(_country)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,19 @@ def read_options(given: Mapping[str, Any]) -> ArticleOptions:
         return ArticleOptions.model_validate(dict(given))
     except ValidationError as error:
         said = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
+            f"{'.'.join(map(str, one['loc']))}: {_say(one['type'], one['msg'])}"
             for one in error.errors(include_url=False, include_context=False)
         )
         raise UsageError(
             f"The options of the articles cannot be used: {said}.",
             f"There are: {', '.join(ArticleOptions.model_fields)}.",
         ) from error
+
+
+def _say(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "there is no such option"
+    return message.removeprefix("Value error, ")
 
 
 def choices_of(row: Row, options: ArticleOptions) -> Choices:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 LANGUAGES = (
     *("sv", "en", "no", "da", "fi", "de", "nl", "fr", "es", "it", "pt", "pl", "cs", "et", "lt"),
@@ -88,16 +93,33 @@ def language_of(text: str, declared: str = "") -> str:
     if re.fullmatch("[a-z]{2}", code):
         return "no" if code in ("nb", "nn") else code
     text = text[:5_000].strip()
-    return str(_identifier().classify(text)[0]) if len(text) >= _MIN_DETECTED_CHARS else ""
+    if len(text) < _MIN_DETECTED_CHARS:
+        return ""
+    return str(language_identifier(LANGUAGES).classify(text)[0])
+
+
+_LOADING = threading.Lock()
+
+
+def language_identifier(languages: tuple[str, ...]) -> LanguageIdentifier:
+    """What tells these languages apart; ISO 639-1. Reading its model takes most of a second."""
+    with _LOADING:
+        return _identifier(languages)
+
+
+@lru_cache(maxsize=8)
+def _identifier(languages: tuple[str, ...]) -> LanguageIdentifier:
+    # A copy has the same tables: only which languages count is its own.
+    found = copy(_all_languages())
+    found.set_languages(languages)
+    return found
 
 
 @cache
-def _identifier() -> Any:
+def _all_languages() -> LanguageIdentifier:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    identifier.set_languages(list(LANGUAGES))
-    return identifier
+    return LanguageIdentifier.from_model_file(MODEL_FILE)
 
 
 @cache
@@ -118,23 +140,31 @@ class Stems:
     """Stems of words in a language; a language without rules has its words as they are."""
 
     def __init__(self, language: str) -> None:
-        import snowballstemmer
-
-        name = _STEMMERS.get(language)
-        self._stemmer = snowballstemmer.stemmer(name) if name else None
-        self._known: dict[str, str] = {}
+        self._rules = _STEMMERS.get(language, "")
 
     def of(self, word: str) -> str:
         """The stem of a word."""
         word = word.casefold()
-        found = self._known.get(word)
-        if found is None:
-            found = self._known[word] = self._stemmer.stemWord(word) if self._stemmer else word
-        return found
+        return _stem(self._rules, word) if self._rules else word
 
     def all_of(self, text: str) -> tuple[str, ...]:
         """The stems of a text's words, in order."""
         return tuple(self.of(word) for word in words_of(text))
+
+
+_OF_THREAD = threading.local()
+
+
+@lru_cache(maxsize=100_000)
+def _stem(rules: str, word: str) -> str:
+    """The stem of a word in small letters: finding it takes far longer than remembering it."""
+    # A stemmer holds the word that it works on: each thread has its own.
+    stemmers: dict[str, Any] = _OF_THREAD.__dict__
+    if rules not in stemmers:
+        import snowballstemmer
+
+        stemmers[rules] = snowballstemmer.stemmer(rules)
+    return str(stemmers[rules].stemWord(word))
 
 
 def words_of(text: str) -> list[str]:
@@ -203,8 +233,11 @@ class Phrases:
         for tokens in self._prose:
             for words, sure in self._capitals(tokens):
                 place += 1
-                gram = found.setdefault(" ".join(words).casefold(), _Gram(first=place))
-                gram.forms[" ".join(words)] += 1
+                form = " ".join(words)
+                gram = found.get(form.casefold())
+                if gram is None:
+                    gram = found[form.casefold()] = _Gram(first=place)
+                gram.forms[form] += 1
                 # one at the beginning of a sentence may be any word
                 gram.count += 2 if sure else 1
                 gram.sure = gram.sure or sure
@@ -382,15 +415,17 @@ class Phrases:
         found: dict[tuple[str, ...], _Gram] = {}
         for place, tokens in enumerate((self._title, *self._headings, *self._lines)):
             for run in self._runs(tokens):
+                stems = [self.stems.of(word) for word in run]
                 for length in (1, 2, 3):
                     for start in range(len(run) - length + 1):
-                        words = run[start : start + length]
-                        key = tuple(self.stems.of(word) for word in words)
+                        key = tuple(stems[start : start + length])
                         if len(set(key)) < length:
                             continue
-                        gram = found.setdefault(key, _Gram(first=place))
+                        gram = found.get(key)
+                        if gram is None:
+                            gram = found[key] = _Gram(first=place)
                         gram.count += 1
-                        gram.forms[" ".join(words)] += 1
+                        gram.forms[" ".join(run[start : start + length])] += 1
         return found
 
     def _runs(self, tokens: Sequence[_Token]) -> Iterator[list[str]]:

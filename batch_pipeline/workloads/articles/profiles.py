@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from html import unescape
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -96,14 +97,35 @@ def article_language(domain: str, country: str) -> Language:
     return "sv" if country in known.swedish else "en"
 
 
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A page; equal to any other one that says the same, whenever it was fetched."""
+
+    said: tuple[str | int | None, ...]
+    page: Page = field(compare=False)
+
+    @classmethod
+    def of(cls, page: Page) -> _Content:
+        said = (page.url, page.final_url, page.status, page.title, page.text, page.error)
+        return cls((*said, page.facts.model_dump_json()), page)
+
+
 def profile_publisher(domain: str, pages: Sequence[Page], country: str) -> PublisherProfile:
-    """What a publisher is like.
+    """What a publisher is like; many jobs have the same one, so the last few are kept.
 
     Args:
         domain: such as example.com.
         pages: its pages, the home page first; those with an error count for nothing.
         country: of the job, for a publisher of which no page could be read.
     """
+    return _profile_publisher(domain, tuple(map(_Content.of, pages)), country)
+
+
+@lru_cache(maxsize=64)
+def _profile_publisher(
+    domain: str, contents: tuple[_Content, ...], country: str
+) -> PublisherProfile:
+    pages = [content.page for content in contents]
     usable = [page for page in pages if not page.error and (page.text or page.title)]
     if not usable:
         why = next((f" ({page.error})" for page in pages if page.error), "")
@@ -171,7 +193,16 @@ def target_problem(page: Page) -> str:
 
 
 def profile_target(url: str, page: Page) -> TargetProfile:
-    """What a page is about; one that `target_problem` refuses has an empty profile."""
+    """What a page is about; one that `target_problem` refuses has an empty profile.
+
+    Many jobs have the same target, so the profiles of the last few are kept.
+    """
+    return _profile_target(url, _Content.of(page))
+
+
+@lru_cache(maxsize=64)
+def _profile_target(url: str, content: _Content) -> TargetProfile:
+    page = content.page
     if target_problem(page):
         return TargetProfile(
             url=url,

@@ -88,6 +88,14 @@ def edited_documents(
             f"The package is of job {given}, and this is {name}.",
             "Edit the job's own file: its name begins with the job's id.",
         )
+    anchor, proposed = package.input_minimal.anchor_text, package.anchor_profile.proposed_text
+    if anchor.strip() != proposed.strip():
+        # One is what the article is written with, the other what it is checked against.
+        raise UsageError(
+            f"The package names two link texts: input_minimal.anchor_text is {anchor!r}, "
+            f"anchor_profile.proposed_text is {proposed!r}.",
+            "Write the same in both.",
+        )
     constraints = package.generation_constraints
     known = list(dict.fromkeys([*constraints.accepted_issues, *accepted]))
     package = package.model_copy(

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.engine.local import Tools
 from batch_pipeline.engine.searching import SearchUnavailableError
-from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Place, Row, Step
+from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Row, Step
+from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.errors import UsageError
 from batch_pipeline.fetch.async_pages import AsyncPages
 from batch_pipeline.fetch.settings import load_fetch_settings
@@ -218,7 +218,8 @@ class ArticleSteps:
 
     @asynccontextmanager
     async def _open_preflight(self, tools: Tools) -> AsyncIterator[LocalWork]:
-        async with AsyncPages(tools.ledger, load_fetch_settings(), clock=tools.clock) as pages:
+        settings = load_fetch_settings(simulator=tools.simulator)
+        async with AsyncPages(tools.ledger, settings, clock=tools.clock) as pages:
 
             async def work(row: Row, place: Place) -> Done:
                 return await self._preflight(row, place, tools, pages)
@@ -324,7 +325,7 @@ class ArticleSteps:
                 stopped.model_dump(mode="json"),
                 Outcome.BLOCKED,
                 "qc",
-                f"{_worst(report)} Nothing was written yet, and nothing paid for it. "
+                f"{_worst(report)} Nothing was written yet, and no writing paid for. "
                 f"{_decide(place)}",
             )
         log.moves("PREFLIGHT", "WRITE")
@@ -420,7 +421,8 @@ class ArticleSteps:
             article=found.article,
             report=report,
             first_report=found.first_report,
-            strategy=package.job_meta.mode,
+            # A retry may write otherwise than its package, which it keeps, was made for.
+            strategy="multi_stage" if row.get(POLISH) else "single_shot",
             model=place.model,
             log=log.entries,
         ).model_dump(mode="json")

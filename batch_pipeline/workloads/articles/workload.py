@@ -89,13 +89,18 @@ class ArticlesWorkload:
         ).make()
 
     def deliverable_row(self, row: Row, output: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The job, and what its article came to; without one, those fields are null."""
+        """The job, and what its article came to; without one, those fields are null.
+
+        `article` is the Markdown that may be published: for those who read results over HTTP. It
+        is no column of the tables, where each article is a file.
+        """
         done = None if output is None else QcRecord.model_validate(output)
         article = None if done is None else done.article
         return {
             "job_id": None if done is None else done.report.job_id,
             **{name: row.get(name) for name in ("publisher", "target", "anchor")},
             "title": None if article is None else article.title,
+            "article": None if article is None else article.markdown,
             "words": None if done is None else done.report.checks["word_count"].get("words"),
             "qc_status": None if done is None else done.report.status,
             "qc_issues": None

@@ -211,6 +211,25 @@ def test_with_ahrefs_on_results_are_real_and_each_query_is_asked_once(
     assert len(simulator.journal()) == before
 
 
+def test_a_retry_with_another_strategy_keeps_the_package_and_says_how_it_wrote(
+    simulator: Simulator, archive: Archive, table: Path, tmp_path: Path
+) -> None:
+    one = tmp_path / "one.csv"
+    one.write_text("".join(table.read_text("utf-8").splitlines(keepends=True)[:2]), "utf-8")
+    simulator.configure(faults=[{"kind": "status", "status": 400}])
+    bench = articles(tmp_path, simulator, strategy="multi_stage", enable_llm_profiling=False)
+    batch = bench.ingest(one)
+    assert run(bench, batch).outcomes == {"failed": 1}
+    package = kept(bench, batch)[0]["package"]
+
+    simulator.configure(faults=[])
+    bench.config = bench.config.with_options({"options": {"strategy": "single_shot"}})
+    assert run(bench, batch, "retry").outcomes == {"succeeded": 1}
+    found = kept(bench, batch)[0]
+    assert found["package"] == package
+    assert found["qc"].content["strategy"] == "single_shot"
+
+
 STAGES = (
     "preflight", "profile_publisher", "profile_target", "package", "search", "outline", "draft",
     "polish", "single_shot", "qc",

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from re import split
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from py3langid.langid import LanguageIdentifier
 from tld import get_fld
 
 from batch_pipeline.workloads.articles.models import Article
 from batch_pipeline.workloads.articles.package import JobPackage, lsi_terms
+from batch_pipeline.workloads.articles.phrases import language_identifier
 from batch_pipeline.workloads.articles.qc.report import (
     SEVERITIES,
     Category,
@@ -544,7 +543,8 @@ def check_language(article: ParsedArticle, package: JobPackage, rules: QcRules) 
     text = article.body_text
     if len(text.split()) < bounds.min_words:
         return values, []
-    found = str(_identifier(tuple(sorted({*bounds.candidates, wanted}))).classify(text)[0])
+    candidates = tuple(sorted({*bounds.candidates, wanted}))
+    found = str(language_identifier(candidates).classify(text)[0])
     values["found"] = found
     if found == wanted:
         return values, []
@@ -559,14 +559,6 @@ def check_language(article: ParsedArticle, package: JobPackage, rules: QcRules) 
             wanted=wanted,
         )
     ]
-
-
-@lru_cache(maxsize=8)
-def _identifier(languages: tuple[str, ...]) -> LanguageIdentifier:
-    # One of our own: the module's functions share one that any caller may restrict otherwise.
-    identifier = LanguageIdentifier.from_model_file("data/model.npz.xz")
-    identifier.set_languages(languages)
-    return identifier
 
 
 # --- link
