@@ -198,7 +198,8 @@ def _ingest_metadata(
         counts = count_outcomes(connection, ledger.realm, batch.batch_id)
         first = read_items(connection, ledger.realm, batch.batch_id, 0, _PREVIEW_ROWS)
     try:
-        found = estimate_ingested(ledger, config, batch)
+        # Of the whole batch: a limit holds for one run, and the estimate is kept with the batch.
+        found = estimate_ingested(ledger, config.model_copy(update={"limit": None}), batch)
     except UsageError as error:
         # A missing key or price stops the run, not the reading of the table.
         estimate = markdown_lines([str(error)])[0]
