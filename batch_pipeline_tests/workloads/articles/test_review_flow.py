@@ -1,4 +1,4 @@
-"""Articles that wait for a person, from the block to the deliverables, through ledger and engine."""
+"""Articles that wait for a person, from the block to the deliverables, by ledger and engine."""
 
 from __future__ import annotations
 
