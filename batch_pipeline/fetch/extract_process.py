@@ -24,6 +24,7 @@ from batch_pipeline.fetch.errors import FetchError, NoTextError, TooLargeError, 
 from batch_pipeline.fetch.extract import Article, extract_article
 from batch_pipeline.fetch.facts import PageFacts
 
+_UNKNOWN_END = 255
 _LENGTH = struct.Struct(">I")
 
 
@@ -130,7 +131,9 @@ async def _end(process: Process) -> None:
 
 
 def _ended(code: int) -> FetchError:
-    if code < 0:  # by a signal: one of its limits, or the system's want of memory
+    # By a signal: one of its limits, or the system's want of memory. Of a process whose status
+    # somebody else has taken, asyncio says 255; ours never ends with that by itself.
+    if code < 0 or code == _UNKNOWN_END:
         return _too_hard()
     return FetchError(
         f"The process that reads pages ended by itself (exit code {code}).",

@@ -36,6 +36,8 @@ def start_watch(cli: Cli, *words: str, **options: Any) -> subprocess.Popen[str]:
         cwd=cli.data,
         stdin=subprocess.DEVNULL,
         text=True,
+        # Tests that are started in the background have Ctrl-C ignored, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
 

@@ -66,13 +66,17 @@ def test_after_a_run_the_queue_has_the_blocked_rows_until_they_are_decided(
     assert shown(instance)["queue"] == "No row waits for a decision."
 
 
-def test_only_workloads_that_want_one_have_a_queue(here: Installation) -> None:
+def test_only_workloads_that_want_one_have_a_queue(
+    here: Installation, instance: dg.DagsterInstance
+) -> None:
     graph = build_defs().resolve_asset_graph()
     assert QUEUE not in graph.get_all_asset_keys()
 
 
 @pytest.mark.usefixtures("reviewed")
-def test_a_queue_depends_on_the_report_and_is_part_of_its_job(here: Installation) -> None:
+def test_a_queue_depends_on_the_report_and_is_part_of_its_job(
+    here: Installation, instance: dg.DagsterInstance
+) -> None:
     defs = build_defs()
     graph = defs.resolve_asset_graph()
     assert graph.get(QUEUE).parent_keys == {dg.AssetKey(["roadmaps", "batch_report"])}
