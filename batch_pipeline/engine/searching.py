@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 import orjson
@@ -418,7 +419,7 @@ class Searcher:
 
 
 def _key(provider: SearchProvider, query: SearchQuery) -> str:
-    parts = [provider.endpoint, query.text, query.country, query.limit]
+    parts = [provider.endpoint, *astuple(query)]
     return hashlib.blake2b(orjson.dumps(parts), digest_size=32).hexdigest()
 
 

@@ -21,11 +21,17 @@ class SearchQuery:
         text: the words, as a person would type them.
         country: ISO 3166-1 alpha-2, lower case.
         limit: results wanted.
+        text_chars: characters of each page's own text wanted; 0 is none.
+        depth: how thorough, in the provider's words; empty is its default.
+        domains: only these sites; empty is all.
     """
 
     text: str
     country: str
     limit: int = 10
+    text_chars: int = 0
+    depth: str = ""
+    domains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
