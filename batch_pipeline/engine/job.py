@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from batch_pipeline.engine.breaker import BreakerRules
-from batch_pipeline.engine.step import AnyStep, Row, Step, llm_steps
+from batch_pipeline.engine.step import AnyStep, Branches, Row, Step, llm_steps
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.limits.limiter import NO_LIMITS, Rates
@@ -195,7 +195,7 @@ class Job:
         batch_id: the batch.
         chunk_keys: which of its chunks.
         steps: the tasks of a row, in order; what the last one that applies to it gives is the
-            row's.
+            row's. Branches are not the last.
         route: the models to call, in order of preference.
         settings: how.
         route_of: rows' own routes, or None where rows have none.
@@ -233,12 +233,24 @@ class Job:
             step: the last one that it is through; None for none.
             row: as far as it is known, with the answers of earlier steps.
         """
-        place = 0 if step is None else self.steps.index(step) + 1
+        place = 0 if step is None else self._place(step) + 1
         return (later for later in self.steps[place:] if later.applies(row))
 
     def ahead(self, step: AnyStep, row: Row) -> frozenset[str]:
-        """Names of the steps that a row may reach after `step`."""
-        return frozenset(later.name for later in self.steps_after(step, row))
+        """Names of the LLM steps that a row may reach after `step`."""
+        return frozenset(later.name for later in llm_steps(list(self.steps_after(step, row))))
+
+    def branches_of(self, step: AnyStep) -> Branches | None:
+        """The branches that `step` is one of; None where it stands alone."""
+        found = self.steps[self._place(step)]
+        return found if isinstance(found, Branches) and found is not step else None
+
+    def _place(self, step: AnyStep) -> int:
+        return next(
+            at
+            for at, one in enumerate(self.steps)
+            if one is step or (isinstance(one, Branches) and step in one.steps)
+        )
 
     def step_named(self, name: str) -> Step:
         """The LLM step of that name."""

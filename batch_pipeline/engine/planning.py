@@ -23,7 +23,7 @@ from batch_pipeline.engine.queueing import PackQueue
 from batch_pipeline.engine.records import ChunkState, Member
 from batch_pipeline.engine.routes import Routes
 from batch_pipeline.engine.state import RunState
-from batch_pipeline.engine.step import AnyStep, LocalStep, Step, llm_steps
+from batch_pipeline.engine.step import AnyStep, Branches, LocalStep, Step, llm_steps, single_steps
 from batch_pipeline.engine.upstream import Route
 from batch_pipeline.ledger.batches import (
     INPUT_ERROR,
@@ -228,26 +228,47 @@ class Planner:
         """Take rows that are through a step to their next one."""
         while self._state.advanced:
             rows, self._state.advanced = self._state.advanced, []
-            by_step: dict[AnyStep, list[tuple[ChunkState, Item, Route]]] = {}
+            by_step: dict[str, list[tuple[ChunkState, Item, Route]]] = {}
             for state, item, route, through in rows:
-                step = next(self._job.steps_after(through, state.known(item)), None)
-                if step is None:
-                    self._finisher.at_its_end(state, item)
-                else:
-                    by_step.setdefault(step, []).append((state, item, route))
-            for step in self._job.steps:
-                if isinstance(step, LocalStep):
-                    for state, item, route in by_step.get(step, ()):
+                if not self._is_joined(state, item, through):
+                    continue
+                for step in self._next_of(state, item, through):
+                    by_step.setdefault(step.name, []).append((state, item, route))
+            for one in single_steps(self._job.steps):
+                found = by_step.get(one.name, [])
+                if isinstance(one, LocalStep):
+                    for state, item, route in found:
                         if self._takes_row(state, item):
-                            await self._local.take(step, state, item, route)
+                            await self._local.take(one, state, item, route)
                         else:
                             self._finisher.leave_pending(state)
                             self._finisher.close_if_done(state)
-                elif step in by_step and step.by_run_route:
-                    found = [(state, item, self._routes.run) for state, item, _ in by_step[step]]
-                    await self._take_up(step, found)
-                elif step in by_step:
-                    await self._take_up(step, by_step[step])
+                elif one.by_run_route and found:
+                    shared = [(state, item, self._routes.run) for state, item, _ in found]
+                    await self._take_up(one, shared)
+                elif found:
+                    await self._take_up(one, found)
+
+    def _next_of(
+        self, state: ChunkState, item: Item, through: AnyStep | None
+    ) -> Sequence[Step | LocalStep]:
+        """The step, or the branches, that a row takes next; where there is none it ends."""
+        row = state.known(item)
+        for step in self._job.steps_after(through, row):
+            return step.of(row) if isinstance(step, Branches) else [step]
+        self._finisher.at_its_end(state, item)
+        return []
+
+    def _is_joined(self, state: ChunkState, item: Item, through: AnyStep | None) -> bool:
+        """Whether a row goes on: behind branches once, when the last of them has ended."""
+        branches = None if through is None else self._job.branches_of(through)
+        if branches is None:
+            return True
+        row, mark = state.known(item), (item.ordinal, branches.name)
+        if mark in state.joined or not all(step.name in row for step in branches.of(row)):
+            return False
+        state.joined.add(mark)
+        return True
 
     def _checkpoints(self, state: ChunkState, items: Sequence[Item]) -> dict[int, LocalStep]:
         """Find, by ordinal, the last checkpoint that rows are behind; their outputs are taken."""
@@ -581,7 +602,7 @@ class Planner:
         Rows that wait here wait for steps before theirs only, so nobody waits for himself.
         """
         to_come = frozenset[str]() if everything else frozenset().union(*self._on_the_way())
-        ready = {step.name for step in self._job.steps} - to_come
+        ready = {step.name for step in llm_steps(self._job.steps)} - to_come
         for (name, _), packer in self._packers.items():
             for pack in packer.flush() if name in ready else ():
                 self._packs().put(pack)

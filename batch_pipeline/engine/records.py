@@ -45,6 +45,8 @@ class ChunkState:
     # by ordinal: the newest answer of a model, and whether this run has paid for any
     newest: dict[int, Newest] = field(default_factory=dict)
     paid: set[int] = field(default_factory=set)
+    # rows, by ordinal, that are through all of their branches of that name
+    joined: set[tuple[int, str]] = field(default_factory=set)
     # by ordinal: routes of rows that name their own
     routes: dict[int, Route] = field(default_factory=dict)
 

@@ -47,7 +47,8 @@ class Step:
         temperature: sampling temperature, or None for the provider's default.
         content_tries: how often an item is asked, at most, while its answers cannot be used.
         applies: whether a row takes the step. It is also called before the earlier steps of a row
-            have answered, to see what lies ahead, so that it must not need their answers.
+            have answered, to see what lies ahead: it then says whether the row may come to take
+            the step.
         by_run_route: rows are asked with the run's route even where they name their own, so that
             they share answers whatever theirs is.
         optional: a row that gets no answer goes on all the same; later steps see None under the
@@ -165,9 +166,46 @@ class LocalStep:
     at_once: int = 16
 
 
-AnyStep = Step | LocalStep
+@dataclass(frozen=True)
+class Branches:
+    """LLM steps that a row takes side by side; it goes on when each has ended.
+
+    Attributes:
+        name: unique within the workload.
+        steps: each optional, so that a branch without an answer ends nothing: what follows decides
+            whether enough have answered. They do not see each other's answers.
+
+    Raises:
+        ValueError: a branch is not optional.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        if needed := [step.name for step in self.steps if not step.optional]:
+            raise ValueError(f"branches must be optional, and {', '.join(needed)} is not")
+
+    def of(self, row: Row) -> list[Step]:
+        """The branches that a row takes."""
+        return [step for step in self.steps if step.applies(row)]
+
+    def applies(self, row: Row) -> bool:
+        """Whether a row takes any of them."""
+        return any(step.applies(row) for step in self.steps)
+
+
+AnyStep = Step | LocalStep | Branches
+
+
+def single_steps(steps: Sequence[AnyStep]) -> list[Step | LocalStep]:
+    """All steps in order, branches one after the other."""
+    found: list[Step | LocalStep] = []
+    for step in steps:
+        found.extend(step.steps if isinstance(step, Branches) else [step])
+    return found
 
 
 def llm_steps(steps: Sequence[AnyStep]) -> list[Step]:
-    """Those that ask a model, in order."""
-    return [step for step in steps if isinstance(step, Step)]
+    """Those that ask a model, in order, branches one after the other."""
+    return [step for step in single_steps(steps) if isinstance(step, Step)]

@@ -17,7 +17,7 @@ import orjson
 from batch_pipeline.engine.keys import KeyMaker
 from batch_pipeline.engine.lanes.choice import takes_batch_lane
 from batch_pipeline.engine.packing import Packer
-from batch_pipeline.engine.step import AnyStep, LocalStep, Row, Step, llm_steps
+from batch_pipeline.engine.step import AnyStep, LocalStep, Row, Step, llm_steps, single_steps
 from batch_pipeline.ledger.tables import NANO
 from batch_pipeline.pricing.calibration import FROM_EARLIER_STEPS, FROM_TYPICAL, UNKNOWN_MARGIN
 from batch_pipeline.pricing.prices import Lane
@@ -228,7 +228,7 @@ class _RouteCount:
     def __init__(
         self, steps: Sequence[AnyStep], chain: Chain, limit: int | None, force: bool
     ) -> None:
-        self._steps = steps
+        self._steps = single_steps(steps)
         self._chain = chain
         self._limit = limit
         self._force = force
