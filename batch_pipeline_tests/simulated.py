@@ -34,6 +34,8 @@ QUICK: dict[str, Any] = {
     "batches": [{"duration_s": 0.3, "per_line_s": 0.0, "duration_jitter": 0.0}],
     "clock": {"speed": 1.0, "frozen": False},
     "ahrefs_per_minute": 6_000,
+    "exa_per_second": 1_000,
+    "tavily_per_minute": 60_000,
 }
 
 

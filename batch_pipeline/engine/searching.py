@@ -191,7 +191,7 @@ class Searcher:
             ticket = await self._turn(gate)
             try:
                 attempt = self._new_attempt(
-                    access, key, ordinal, ticket, request_id, sent, provider.timeout_s
+                    access, query, key, ordinal, ticket, request_id, sent, provider.timeout_s
                 )
                 if not await self._written_ahead(attempt, gate, ticket):
                     continue
@@ -206,7 +206,7 @@ class Searcher:
                     wire = await self._transport.send(
                         call, timeout_s=provider.timeout_s, request_id=attempt.attempt_id
                     )
-                    answer = provider.codec.read(wire)
+                    answer = provider.codec.read(wire).within(query)
                 except ProviderError as error:
                     self._failed(attempt, error, wire, call.url, began)
                     failure = error
@@ -292,6 +292,7 @@ class Searcher:
     def _new_attempt(
         self,
         access: SearchAccess,
+        query: SearchQuery,
         key: str,
         ordinal: int,
         ticket: Ticket,
@@ -321,7 +322,7 @@ class Searcher:
             item_count=1,
             members=orjson.dumps([[ordinal, key]]).decode(),
             estimated_input_tokens=0,
-            worst_nano=round(provider.cost_usd * NANO),
+            worst_nano=round(provider.worst_usd(query) * NANO),
             rate_wait_s=ticket.waited_s,
             workload_day=days[0],
             provider_day=days[1],

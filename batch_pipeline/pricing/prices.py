@@ -24,7 +24,8 @@ from batch_pipeline.pricing.table import (
     TierPrices,
     price_table,
 )
-from batch_pipeline.providers.base import Usage
+from batch_pipeline.pricing.web_search import Added, added_by, usual_search_usd
+from batch_pipeline.providers.base import Usage, WebSearch
 
 NANO_PER_USD = 1_000_000_000
 
@@ -113,6 +114,8 @@ class ModelPricer:
         self._own = own.entries(provider, model)
         self._info: Any = None if self._own else _find_model(provider, model)
         self._compiled: dict[tuple[int, ...], tuple[Any, list[_Rates]]] = {}
+        # Fallback for a search whose price stands neither in the reply nor in the price table.
+        self._usual_search_nano = usual_search_usd(provider) * NANO_PER_USD
 
     def cost_nano(self, usage: Usage, at: float) -> int:
         """Price of one attempt in nano-USD.
@@ -141,7 +144,7 @@ class ModelPricer:
             + usage.cache_write_tokens * applicable.cache_write
             + usage.cache_write_1h_tokens * applicable.cache_write_1h
             + usage.output_tokens * applicable.output
-            + usage.web_searches * applicable.web_search
+            + usage.web_searches * (applicable.web_search or self._usual_search_nano)
         )
 
     def worst_nano(
@@ -151,6 +154,7 @@ class ModelPricer:
         at: float,
         *,
         web_searches: int = 0,
+        web_search: WebSearch | None = None,
         long_cache: bool = True,
     ) -> int:
         """The most that an attempt can cost, in nano-USD.
@@ -163,18 +167,23 @@ class ModelPricer:
                 the whole body.
             output_bound: billable output tokens at most, thinking included.
             at: when it is sent, in UTC seconds.
-            web_searches: server-side searches at most.
+            web_searches: server-side searches at most, beside those of `web_search`.
+            web_search: how the model may search: what it finds comes into the prompt, which is paid
+                for once more in each turn.
             long_cache: the call may write to a one hour prompt cache.
 
         Raises:
             MissingBatchPriceError: see `cost_nano`.
         """
-        most = text_bytes + TEMPLATE_TOKENS
+        added = Added() if web_search is None else added_by(web_search, self._provider)
+        most = added.turns * (text_bytes + TEMPLATE_TOKENS)
+        most += added.prompt_tokens + added.answers_read * output_bound
         return math.ceil(
             max(
                 most * rates.dearest_input(long_cache=long_cache)
-                + output_bound * rates.output
-                + web_searches * rates.web_search
+                + added.turns * output_bound * rates.output
+                + web_searches * (rates.web_search or self._usual_search_nano)
+                + added.usd * NANO_PER_USD
                 for rates in self._rates(at)
                 if most > rates.above_tokens
             )

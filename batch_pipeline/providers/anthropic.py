@@ -56,6 +56,7 @@ class AnthropicCodec:
 
     def build(self, request: LlmRequest, *, key: str, base_url: str) -> WireCall:
         """See Codec.build."""
+        wire.refuse_web_search(request, self.provider)
         body: dict[str, Any] = {
             "max_tokens": DEFAULT_MAX_OUTPUT_TOKENS
             if request.max_output_tokens is None

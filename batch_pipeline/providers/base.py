@@ -9,7 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class WebSearch:
+    """That the model may search the web before it answers.
+
+    Attributes:
+        max_results: of each search.
+        engine: `exa` is paid by the result and can be bounded; `native` is the model maker's own
+            search, which takes no bound; `auto` is native where there is one.
+        plugin: ask for it in the older way: one search for the whole prompt, always, instead of
+            searches that the model decides on. Deprecated by OpenRouter.
+        max_uses: searches at most, where the model decides.
+        max_characters: of each result, where the model decides.
+    """
+
+    max_results: int = 5
+    engine: Literal["exa", "native", "auto"] = "exa"
+    plugin: bool = False
+    max_uses: int = 1
+    max_characters: int = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +46,7 @@ class LlmRequest:
         max_output_tokens: bound on billable output tokens; None where the workload sets none.
         temperature: sampling temperature, or None for the provider's default. Left out for models
             that no longer take it.
+        web_search: how the model may search the web (OpenRouter), or None: not at all.
     """
 
     model: str
@@ -34,6 +56,7 @@ class LlmRequest:
     schema_name: str = "answer"
     max_output_tokens: int | None = None
     temperature: float | None = None
+    web_search: WebSearch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +117,21 @@ class Finish(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Citation:
+    """A page that an answer rests on.
+
+    Attributes:
+        url: its address.
+        title: its title; empty where the provider does not say.
+        text: what the provider quotes of it; empty where it does not say.
+    """
+
+    url: str
+    title: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A successful HTTP exchange, read.
 
@@ -105,6 +143,7 @@ class Reply:
         provider_cost_usd: the price where the provider states it (OpenRouter), in USD.
         request_id: the provider's id of the exchange, for support.
         refusal: the provider's words for a refusal, if any.
+        citations: the pages found by a web search, each once, in the order they were named.
     """
 
     text: str
@@ -114,6 +153,7 @@ class Reply:
     provider_cost_usd: float | None = None
     request_id: str = ""
     refusal: str = ""
+    citations: tuple[Citation, ...] = ()
 
 
 class ErrorKind(StrEnum):
@@ -201,7 +241,7 @@ class Codec(Protocol):
         """The HTTP call for `request`. The same body serves the Batch API (later).
 
         Raises:
-            UsageError: the output schema cannot be expressed for this provider.
+            UsageError: the output schema, or a web search, cannot be expressed for this provider.
             ProviderError: ITEM_PERMANENT where a text of the request is not valid Unicode.
         """
         ...

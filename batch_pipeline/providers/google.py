@@ -59,6 +59,7 @@ class GoogleCodec:
 
     def build(self, request: LlmRequest, *, key: str, base_url: str) -> WireCall:
         """See Codec.build."""
+        wire.refuse_web_search(request, self.provider)
         body: dict[str, Any] = {
             "contents": [{"parts": [{"text": request.user}], "role": "user"}],
         }

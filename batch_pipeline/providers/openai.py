@@ -130,7 +130,11 @@ class OpenAICodec:
             body["response_format"] = _response_format(
                 wire.schema_bytes(request.schema), request.schema_name
             )
+        self._add_web_search(body, request)
         return body
+
+    def _add_web_search(self, body: dict[str, Any], request: LlmRequest) -> None:
+        wire.refuse_web_search(request, self.provider)
 
     def _cost(self, data: dict[str, Any]) -> float | None:
         return None
@@ -221,11 +225,12 @@ def _usage(data: dict[str, Any] | None) -> Usage | None:
     count = wire.as_count
     prompt = wire.as_dict(raw.get("prompt_tokens_details"))
     completion = wire.as_dict(raw.get("completion_tokens_details"))
+    tools = wire.as_dict(raw.get("server_tool_use") or raw.get("server_tool_use_details"))
     return wire.make_usage(
         input_tokens=count(raw.get("prompt_tokens")),
         cached=count(prompt.get("cached_tokens")),
         cache_write=count(prompt.get("cache_write_tokens")),
         output_tokens=count(raw.get("completion_tokens")),
         thinking=count(completion.get("reasoning_tokens")),
-        web_searches=count(wire.as_dict(raw.get("server_tool_use")).get("web_search_requests")),
+        web_searches=count(tools.get("web_search_requests")),
     )

@@ -1,16 +1,28 @@
 """OpenRouter's Chat Completions: OpenAI's dialect with stated prices, routing and its own 402s.
 
-Sources: PROVIDERS 1.2 (openai SDK on the wire, OpenRouter's docs). No I/O here.
+Sources: PROVIDERS 1.2 (openai SDK on the wire, OpenRouter's docs), the types of OpenRouter's own
+SDK 1.3.84 for web search. No I/O here.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
 
 from batch_pipeline.providers import wire
-from batch_pipeline.providers.base import ErrorKind, LlmRequest, RateSignals
+from batch_pipeline.providers.base import (
+    Citation,
+    ErrorKind,
+    LlmRequest,
+    RateSignals,
+    Reply,
+    WireReply,
+)
 from batch_pipeline.providers.openai import OpenAICodec
 
 
@@ -19,6 +31,19 @@ class OpenRouterCodec(OpenAICodec):
 
     provider = "openrouter"
     _bound = "max_tokens"
+
+    def read(self, reply: WireReply) -> Reply:
+        """See Codec.read; the pages that a web search found are its citations."""
+        answer = super().read(reply)
+        if b"url_citation" not in reply.body:
+            return answer
+        choice = wire.first_dict(orjson.loads(reply.body).get("choices"))
+        citations = _citations(wire.as_dict(choice.get("message")).get("annotations"))
+        usage = answer.usage
+        if citations and usage is not None and not usage.web_searches:
+            # the plugin searches once, and its replies do not count that
+            usage = replace(usage, web_searches=1)
+        return replace(answer, citations=citations, usage=usage)
 
     def rate_signals(self, headers: Mapping[str, str]) -> RateSignals | None:
         """See Codec.rate_signals: its headers are the upstream's, or come with a 429 only."""
@@ -36,6 +61,27 @@ class OpenRouterCodec(OpenAICodec):
             # else OpenRouter may choose a host that ignores the schema
             body["provider"] = {"require_parameters": True}
         return body
+
+    def _add_web_search(self, body: dict[str, Any], request: LlmRequest) -> None:
+        search = request.web_search
+        if search is None:
+            return
+        if search.plugin:
+            plugin: dict[str, Any] = {"id": "web", "max_results": search.max_results}
+            if search.engine != "auto":
+                plugin["engine"] = search.engine
+            body["plugins"] = [plugin]
+            return
+        parameters = {
+            "engine": search.engine,
+            "max_results": search.max_results,
+            "max_total_results": search.max_results * search.max_uses,
+            "max_uses": search.max_uses,
+            "max_characters": search.max_characters,
+        }
+        body["tools"] = [{"type": "openrouter:web_search", "parameters": parameters}]
+        # else a model that goes on asking after its last search is asked again, up to 30 times
+        body["stop_server_tools_when"] = [{"type": "step_count_is", "step_count": search.max_uses}]
 
     def _cost(self, data: dict[str, Any]) -> float | None:
         usage = wire.as_dict(data.get("usage"))
@@ -61,6 +107,24 @@ class OpenRouterCodec(OpenAICodec):
         message = super()._message(error)
         raw = wire.as_text(wire.as_dict(error.get("metadata")).get("raw"))
         return f"{message}: {raw}" if raw else message
+
+
+def _citations(annotations: Any) -> tuple[Citation, ...]:
+    found: dict[str, Citation] = {}
+    for annotation in wire.as_list(annotations):
+        if not isinstance(annotation, dict) or annotation.get("type") != "url_citation":
+            continue
+        # chat nests what the dialect of `responses` writes flat
+        said = wire.as_dict(annotation.get("url_citation")) or annotation
+        url = wire.as_text(said.get("url"))
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            continue
+        if parts.scheme in ("http", "https") and parts.hostname:
+            page = Citation(url, wire.as_text(said.get("title")), wire.as_text(said.get("content")))
+            found.setdefault(url, page)
+    return tuple(found.values())
 
 
 def _usd(value: Any) -> float | None:

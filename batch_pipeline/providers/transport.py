@@ -203,7 +203,8 @@ class Transport:
 
 
 def _without_key(reply: WireReply, call_headers: Mapping[str, str]) -> WireReply:
-    key = call_headers.get("x-goog-api-key") or call_headers.get("authorization", "")
+    named = call_headers.get("x-goog-api-key") or call_headers.get("x-api-key")
+    key = named or call_headers.get("authorization", "")
     key = key.removeprefix("Bearer ")
     if not key or (reply.status == 200 and len(key) < _SURELY_A_KEY):
         return reply

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import orjson
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.providers.base import ErrorKind, ProviderError, Usage, WireReply
+from batch_pipeline.providers.base import ErrorKind, LlmRequest, ProviderError, Usage, WireReply
 
 MESSAGE_LIMIT = 500
 """Longest provider message that is kept, in characters."""
@@ -79,6 +79,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is no JSON type")
+
+
+def refuse_web_search(request: LlmRequest, provider: str) -> None:
+    """For codecs that cannot ask for a web search.
+
+    Raises:
+        UsageError: the request wants one.
+    """
+    if request.web_search is not None:
+        raise UsageError(
+            f"Web search is not available with {provider}/{request.model}.",
+            "Put models of OpenRouter into the route, such as `openrouter/openai/gpt-6-luna`, or "
+            "take a mode of the workload that searches by itself.",
+        )
 
 
 def redact(text: str) -> str:

@@ -6,9 +6,9 @@ module), sending, limits and money (engine/searching.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
 
 from batch_pipeline.providers.base import WireCall, WireReply
 
@@ -40,7 +40,8 @@ class SearchAnswer:
 
     Attributes:
         results: JSON objects in order of rank, each with at least `position` (from 1), `title`,
-            `url`, `snippet`, `domain`, `type`.
+            `url`, `snippet`, `domain`, `type`; `text` (of the page itself), `published` and `score`
+            where they are known. They are the citations of what is made of them.
         facts: what else the provider says, as JSON (keyword metrics, units used).
         cost_usd: what the provider says the call cost; None where it does not say.
     """
@@ -48,6 +49,14 @@ class SearchAnswer:
     results: list[dict[str, Any]]
     facts: dict[str, Any] = field(default_factory=dict)
     cost_usd: float | None = None
+
+    def within(self, query: SearchQuery) -> Self:
+        """The answer with no more results and no longer texts than the query wants."""
+        results = [
+            {**result, "text": result["text"][: query.text_chars]} if "text" in result else result
+            for result in self.results[: query.limit]
+        ]
+        return replace(self, results=results)
 
 
 class SearchCodec(Protocol):
@@ -83,6 +92,7 @@ class SearchProvider:
         limit_name: what its limit goes by: endpoints of one name share one limit.
         requests_per_minute: its published limit; None where there is none.
         cost_usd: what one call costs by the price list; 0 where it is part of a subscription.
+        price_of: what a query costs at most, where that depends on it.
         timeout_s: seconds until a call counts as timed out.
         kept_days: how long an answer is good.
     """
@@ -99,6 +109,11 @@ class SearchProvider:
     cost_usd: float = 0.0
     timeout_s: float = 30.0
     kept_days: float = 7.0
+    price_of: Callable[[SearchQuery], float] | None = None
+
+    def worst_usd(self, query: SearchQuery) -> float:
+        """The most that a call with this query costs, in USD."""
+        return self.cost_usd if self.price_of is None else self.price_of(query)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,13 @@ from batch_pipeline.providers.registry import (
     key_id,
 )
 from batch_pipeline.search.ahrefs import AhrefsKeywordCodec, AhrefsSerpCodec
-from batch_pipeline.search.base import SearchAccess, SearchCodec, SearchProvider
+from batch_pipeline.search.base import SearchAccess, SearchCodec, SearchProvider, SearchQuery
+from batch_pipeline.search.exa import ExaCodec
+from batch_pipeline.search.plans import plans
+from batch_pipeline.search.tavily import TavilyCodec
+
+# Both open pages for the caller while it waits; deep searches take tens of seconds.
+_PATIENCE_S = 60.0
 
 
 def _ahrefs(name: str, endpoint: str, codec: SearchCodec) -> SearchProvider:
@@ -36,12 +42,52 @@ def _ahrefs(name: str, endpoint: str, codec: SearchCodec) -> SearchProvider:
     )
 
 
+def _exa() -> SearchProvider:
+    plan = plans().exa
+    return SearchProvider(
+        name="exa",
+        endpoint="exa/search",
+        codec=ExaCodec(),
+        key_variable="EXA_API_KEY",
+        base_url_variable="EXA_BASE_URL",
+        default_base_url="https://api.exa.ai",
+        simulator_path="/exa",
+        limit_name="exa",
+        requests_per_minute=plan.requests_per_minute,
+        cost_usd=plan.price_usd(_USUAL),
+        price_of=plan.price_usd,
+        timeout_s=_PATIENCE_S,
+    )
+
+
+def _tavily() -> SearchProvider:
+    plan = plans().tavily
+    return SearchProvider(
+        name="tavily",
+        endpoint="tavily/search",
+        codec=TavilyCodec(plan.usd_per_credit),
+        key_variable="TAVILY_API_KEY",
+        base_url_variable="TAVILY_BASE_URL",
+        default_base_url="https://api.tavily.com",
+        simulator_path="/tavily",
+        limit_name="tavily",
+        requests_per_minute=plan.requests_per_minute,
+        cost_usd=plan.price_usd(_USUAL),
+        price_of=plan.price_usd,
+        timeout_s=_PATIENCE_S,
+    )
+
+
+_USUAL = SearchQuery("", "")
+
 SEARCH_PROVIDERS: Mapping[str, SearchProvider] = MappingProxyType(
     {
         provider.name: provider
         for provider in (
             _ahrefs("ahrefs", "ahrefs/serp-overview", AhrefsSerpCodec()),
             _ahrefs("ahrefs-keywords", "ahrefs/keywords-overview", AhrefsKeywordCodec()),
+            _exa(),
+            _tavily(),
         )
     }
 )
@@ -99,6 +145,9 @@ def _base_url(provider: SearchProvider, environ: Mapping[str, str]) -> str:
     url = checked_url(value, variable)
     host = urlsplit(url).hostname
     others = {urlsplit(other.default_base_url).hostname: other.name for other in PROVIDERS.values()}
+    for search in SEARCH_PROVIDERS.values():
+        if search.limit_name != provider.limit_name:
+            others[urlsplit(search.default_base_url).hostname] = search.limit_name
     if host in others:
         raise UsageError(
             f"{variable} points to {host}, which is {others[host]}: the key of "

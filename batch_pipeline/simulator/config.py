@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Provider = Literal["google", "anthropic", "openai", "openrouter"]
 PROVIDERS: tuple[Provider, ...] = ("google", "anthropic", "openai", "openrouter")
-SearchProvider = Literal["ahrefs"]
+SearchProvider = Literal["ahrefs", "exa", "tavily"]
+SEARCH_PROVIDERS: frozenset[str] = frozenset({"ahrefs", "exa", "tavily"})
+OtherProvider = Literal["sheets"]
 
 WholeReplyFault = Literal[
     "status",
@@ -58,7 +60,7 @@ SEARCH_FAULTS = frozenset(
 )
 # Faults of the connection, which a line of a batch job does not have.
 WIRE_FAULTS = frozenset({"hang", "refuse", "cut", "cut_body", "html", "error_body"})
-STATUSES = (400, 401, 402, 403, 404, 408, 409, 413, 429, 500, 502, 503, 504, 529)
+STATUSES = (400, 401, 402, 403, 404, 408, 409, 413, 429, 432, 433, 500, 502, 503, 504, 529)
 
 
 class _Setting(BaseModel):
@@ -67,7 +69,7 @@ class _Setting(BaseModel):
 
 
 class _Scope(_Setting):
-    provider: Provider | SearchProvider | None = None
+    provider: Provider | SearchProvider | OtherProvider | None = None
     model: str | None = None
     key_last4: str | None = None
 
@@ -207,6 +209,10 @@ class SimulatorConfig(_Setting):
         batches: how batch jobs go.
         clock: of batch jobs and files; see `jobclock`.
         ahrefs_per_minute: calls of each Ahrefs key; its bucket holds a minute's worth.
+        exa_per_second: calls of each Exa key; its bucket holds a second's worth.
+        tavily_per_minute: calls of each Tavily key; its bucket holds a tenth of that.
+        sheets_reads_per_minute: of each key of Google Sheets, in all its spreadsheets.
+        sheets_writes_per_minute: likewise; a batch of changes counts as one.
     """
 
     seed: str = "simulator"
@@ -219,11 +225,21 @@ class SimulatorConfig(_Setting):
     batches: tuple[BatchSetting, ...] = ()
     clock: ClockSetting = ClockSetting()
     ahrefs_per_minute: float = Field(default=60, gt=0)
+    exa_per_second: float = Field(default=10, gt=0)
+    tavily_per_minute: float = Field(default=100, gt=0)
+    sheets_reads_per_minute: float = Field(default=60, gt=0)
+    sheets_writes_per_minute: float = Field(default=60, gt=0)
 
     @model_validator(mode="after")
     def _check_scopes(self) -> SimulatorConfig:
-        if any(setting.provider == "ahrefs" for setting in (*self.limits, *self.batches)):
-            raise ValueError("ahrefs has one limit of its own, ahrefs_per_minute")
+        if any(setting.provider == "sheets" for setting in (*self.limits, *self.batches)):
+            raise ValueError("sheets has limits of its own, sheets_reads_per_minute and _writes_")
+        for setting in (*self.limits, *self.batches):
+            if setting.provider in SEARCH_PROVIDERS:
+                raise ValueError(
+                    f"{setting.provider} has one limit of its own: ahrefs_per_minute, "
+                    "exa_per_second, tavily_per_minute"
+                )
         return self
 
     def batch_for(self, provider: str, model: str, key: str) -> BatchSetting:

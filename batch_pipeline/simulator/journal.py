@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from batch_pipeline.simulator.config import Lane
+from batch_pipeline.simulator.config import SEARCH_PROVIDERS, Lane
 from batch_pipeline.simulator.prices import price_usd
 from batch_pipeline.simulator.wire import Usage
 
@@ -33,6 +33,7 @@ class Attempt:
         job: the job's name at the provider, of a line.
         custom_id: of a line: its custom_id or key.
         units: what a search provider counted off the plan; 0 for a call to a model.
+        search_usd: what its searches cost; for a call to a model on top of its tokens.
         priced: whether price_usd was worked out: 0.4 ms each, so only when somebody reads.
     """
 
@@ -55,6 +56,7 @@ class Attempt:
     job: str = ""
     custom_id: str = ""
     units: int = 0
+    search_usd: float = 0.0
     price_usd: float | None = 0.0
     priced: bool = field(default=False)
 
@@ -62,9 +64,15 @@ class Attempt:
         """Return what was paid, 0 for what was not billed, None for a model without a price."""
         if not self.priced:
             if self.billed:
-                self.price_usd = price_usd(self.provider, self.model, self.usage, self.t, self.lane)
+                self.price_usd = self._paid()
             self.priced = True
         return self.price_usd
+
+    def _paid(self) -> float | None:
+        if self.provider in SEARCH_PROVIDERS:
+            return self.search_usd
+        tokens = price_usd(self.provider, self.model, self.usage, self.t, self.lane)
+        return None if tokens is None else tokens + self.search_usd
 
     def written(self) -> dict[str, Any]:
         """Return the line of the file: all but the price."""

@@ -35,6 +35,9 @@ from batch_pipeline.simulator.journal import Attempt, Journal
 from batch_pipeline.simulator.pages import page_of
 from batch_pipeline.simulator.replies import abort, send, send_json, send_start
 from batch_pipeline.simulator.search_ahrefs import Ahrefs
+from batch_pipeline.simulator.search_exa import Exa
+from batch_pipeline.simulator.search_tavily import Tavily
+from batch_pipeline.simulator.sheets import Sheets
 from batch_pipeline.simulator.state import State, forget_state, write_state
 from batch_pipeline.simulator.wire import Call, RefusedError, Usage, Wire
 from batch_pipeline.simulator.wire_openai import OpenRouterWire
@@ -64,7 +67,8 @@ class Simulator:
         self._google = GoogleDesk(self._desk)
         self._anthropic = AnthropicDesk(self._desk)
         self._openai = OpenAIDesk(self._desk)
-        self._ahrefs = Ahrefs(self._work, self._journal)
+        self._searches = tuple(api(self._work, self._journal) for api in (Ahrefs, Exa, Tavily))
+        self._sheets = Sheets(state_dir, self._work, self._journal)
         self._concurrent = 0
         self._started_at = time.time()
         self.last_request = time.monotonic()
@@ -110,7 +114,9 @@ class Simulator:
         )
         for desk in (self._google, self._anthropic, self._openai):
             app.add_routes(desk.routes())
-        app.add_routes(self._ahrefs.routes())
+        for search in self._searches:
+            app.add_routes(search.routes())
+        app.add_routes(self._sheets.routes())
         app.on_startup.append(self._start)
         app.on_cleanup.append(self._close)
         return app
@@ -171,6 +177,7 @@ class Simulator:
             billed: bool = False,
             fault: str | None = None,
             items: int = 0,
+            search_usd: float = 0.0,
         ) -> None:
             self._journal.add(
                 Attempt(
@@ -189,6 +196,7 @@ class Simulator:
                     items=items,
                     body_sha=body_sha,
                     client_request_id=client_request_id,
+                    search_usd=search_usd,
                 )
             )
 
@@ -214,6 +222,7 @@ class Simulator:
                 billed=outcome.billed,
                 fault=fault,
                 items=outcome.items,
+                search_usd=call.web.usd if call.web and outcome.billed else 0.0,
             )
 
         self._concurrent += 1
@@ -327,7 +336,9 @@ class Simulator:
         self._work.reset()
         self._desk.reset()
         self._google.reset()
-        self._ahrefs.reset()
+        for search in self._searches:
+            search.reset()
+        self._sheets.reset()
         return send_json(200, {"reset": True})
 
     async def _get_journal(self, request: web.Request) -> web.Response:

@@ -19,6 +19,7 @@ from batch_pipeline.simulator.buckets import Excess, Gauge
 from batch_pipeline.simulator.catalog import catalog
 from batch_pipeline.simulator.config import KeyMark
 from batch_pipeline.simulator.prompt_cache import CachePoint, CacheUse
+from batch_pipeline.simulator.web_pages import Page
 
 Finish = Literal["stop", "length", "refusal", "safety", "empty"]
 Json = dict[str, Any]
@@ -62,8 +63,29 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class WebSearched:
+    """What the web search of a request found.
+
+    Attributes:
+        pages: in order of rank.
+        usd: the fee.
+        turns: how often the model was asked.
+        counted: searches that the reply counts.
+    """
+
+    pages: tuple[Page, ...]
+    usd: float
+    turns: int
+    counted: int
+
+
+@dataclass(frozen=True)
 class Call:
-    """One generation request, whatever its protocol."""
+    """One generation request, whatever its protocol.
+
+    Attributes:
+        web: what a web search found for it; None where it asks for none.
+    """
 
     provider: str
     endpoint: str
@@ -74,6 +96,7 @@ class Call:
     schema: Json | None = None
     max_tokens: int | None = None
     cache_points: tuple[CachePoint, ...] = ()
+    web: WebSearched | None = None
 
     @cached_property
     def user_text(self) -> str:
@@ -93,6 +116,9 @@ class Call:
         )
         if self.schema is not None:
             total += tokens.count(orjson.dumps(self.schema).decode())
+        if self.web is not None:
+            total *= self.web.turns
+            total += sum(tokens.count(f"{page.title} {page.text}") for page in self.web.pages)
         return total
 
     def usage(self, cache: CacheUse, output_tokens: int) -> Usage:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from typing_extensions import override
 
 from batch_pipeline.simulator.answers import REFUSAL
 from batch_pipeline.simulator.buckets import Excess, Gauge
 from batch_pipeline.simulator.config import KeyMark
+from batch_pipeline.simulator.items import find_items
 from batch_pipeline.simulator.prices import price_usd
 from batch_pipeline.simulator.prompt_cache import CachePoint
+from batch_pipeline.simulator.web_pages import pages
 from batch_pipeline.simulator.wire import (
     ANY_JSON_SCHEMA,
     Call,
@@ -20,6 +23,7 @@ from batch_pipeline.simulator.wire import (
     Json,
     Reply,
     Usage,
+    WebSearched,
     Wire,
     text_of,
     whole_number,
@@ -63,6 +67,14 @@ _UNITS = {
     "concurrent": ("requests", "concurrent requests"),
     "requests_per_day": ("requests", "requests per day (RPD)"),
 }
+_SEARCH_TOOL = "openrouter:web_search"
+_ENGINES = ("auto", "native", "exa", "firecrawl", "parallel", "perplexity")
+_SEARCHING_MAKERS = ("anthropic", "openai", "perplexity", "x-ai")
+_USD_PER_RESULT = 0.004
+_NATIVE_USD = 0.01
+_USUAL_RESULTS = 5
+_PLUGIN_CHARACTERS = 1_500
+_QUERY_CHARS = 120
 _FINISH = {
     "stop": "stop",
     "length": "length",
@@ -254,6 +266,11 @@ class OpenRouterWire(OpenAIWire):
     provider = "openrouter"
 
     @override
+    def read(self, endpoint: str, body: Json, key: str, path: Mapping[str, str]) -> Call:
+        call = super().read(endpoint, body, key, path)
+        return replace(call, web=_web(self, body, call))
+
+    @override
     def success(
         self, call: Call, text: str, finish: Finish, usage: Usage, request_id: str
     ) -> Reply:
@@ -261,8 +278,18 @@ class OpenRouterWire(OpenAIWire):
         body["id"] = f"gen-{int(time.time())}-{request_id.removeprefix('req_')[:20]}"
         body["provider"] = call.model.partition("/")[0].title()
         body["choices"][0]["native_finish_reason"] = body["choices"][0]["finish_reason"]
+        cost = price_usd(self.provider, call.model, usage, time.time())
+        if call.web is not None:
+            cost = None if cost is None else cost + call.web.usd
+            body["choices"][0]["message"]["annotations"] = _annotations(call.web, text)
+            if call.web.counted:
+                body["usage"]["server_tool_use_details"] = {
+                    "tool_calls_requested": call.web.counted,
+                    "tool_calls_executed": call.web.counted,
+                    "web_search_requests": call.web.counted,
+                }
         body["usage"] |= {
-            "cost": price_usd(self.provider, call.model, usage, time.time()),
+            "cost": cost,
             "is_byok": False,
             "cost_details": {"upstream_inference_cost": None},
         }
@@ -404,6 +431,51 @@ class OpenRouterWire(OpenAIWire):
     def gauge_headers(self, gauges: Mapping[str, Gauge], now: float) -> dict[str, str]:
         # OpenRouter sends X-RateLimit-* with a 429 only.
         return {}
+
+
+def _web(wire: Wire, body: Json, call: Call) -> WebSearched | None:
+    """What the web search that a request asks for finds: one search, the tool's or the plugin's."""
+    plugins = [one for one in body.get("plugins") or [] if one.get("id") == "web"]
+    tools = [one for one in body.get("tools") or [] if one.get("type") == _SEARCH_TOOL]
+    asked = [one.get("parameters") or {} for one in tools]
+    asked += [one for one in plugins if one.get("enabled", True)]
+    if not asked:
+        return None
+    engine = asked[0].get("engine", "auto")
+    if engine not in _ENGINES:
+        raise wire.bad_request(f"Invalid web search engine '{engine}'.", call.model)
+    makers_own = engine == "native" or (
+        engine == "auto" and call.model.partition("/")[0] in _SEARCHING_MAKERS
+    )
+    count = asked[0].get("max_results", _USUAL_RESULTS)
+    if makers_own:
+        count = _USUAL_RESULTS
+    elif tools:
+        count = min(count, asked[0].get("max_total_results", count))
+    characters = asked[0].get("max_characters", _PLUGIN_CHARACTERS)
+    topics = [" ".join(item.words) for item in find_items(call.user_text)]
+    words = "; ".join(topics) or call.user_text
+    found = pages(" ".join(words.split())[:_QUERY_CHARS], count, chars=characters)
+    usd = _NATIVE_USD if makers_own else len(found) * _USD_PER_RESULT
+    counted = 1 if tools or makers_own else 0
+    return WebSearched(tuple(found), round(usd, 6), 2 if tools else 1, counted)
+
+
+def _annotations(web: WebSearched, text: str) -> list[Json]:
+    return [
+        {
+            "type": "url_citation",
+            "url_citation": {
+                "url": page.url,
+                "title": page.title,
+                "content": page.text,
+                "start_index": 0,
+                "end_index": len(text),
+            },
+        }
+        for page in web.pages
+        if text
+    ]
 
 
 def _chat(call: Call, text: str, finish: Finish, usage: Usage, request_id: str) -> Json:

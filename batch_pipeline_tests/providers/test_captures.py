@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batch_pipeline.providers.base import (
+    Citation,
     ErrorKind,
     Finish,
     ProviderError,
@@ -100,9 +102,10 @@ TABLE: dict[str, list[Expected]] = {
         "openai.chat.create",
         "openai.chat.parse",
         "openai.chat.raw_response",
-        "openrouter.chat.web_plugin",
         means=GPT_OK,
     ),
+    # its one citation tells that it searched
+    "openrouter.chat.web_plugin": [(Finish.STOP, replace(GPT, web_searches=1))],
     "openai.default_retries": [(LIMITED, 0.3), (TRANSIENT, None), GPT_OK],
     "openai.retry_after_gt_120_not_retried": [(LIMITED, 121.0)],
     **_all(*(f"openai.error.{s}." for s in (400, 413, 422)), means=(ITEM, None)),
@@ -189,6 +192,7 @@ def test_a_good_reply_carries_model_request_id_and_stated_price() -> None:
     routed = _read("openrouter", calls["openrouter.chat.web_plugin"][0]["response"])
     assert isinstance(routed, Reply)
     assert routed.provider_cost_usd == 0.00014
+    assert routed.citations == (Citation("https://example.com", "Example", "text"),)
 
 
 def _usage_of(extracted: Any) -> tuple[int, ...]:

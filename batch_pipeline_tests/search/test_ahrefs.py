@@ -180,7 +180,7 @@ def test_words_that_are_no_text_are_that_rows_own_fault() -> None:
         assert caught.value.kind is ErrorKind.ITEM_PERMANENT
 
 
-@pytest.mark.parametrize("provider", list(SEARCH_PROVIDERS))
+@pytest.mark.parametrize("provider", ["ahrefs", "ahrefs-keywords"])
 @pytest.mark.parametrize(
     ("status", "kind"),
     [

@@ -6,7 +6,6 @@ import pytest
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.search.registry import (
-    SEARCH_PROVIDERS,
     find_search_provider,
     resolve_search_access,
 )
@@ -29,7 +28,9 @@ def test_a_key_is_taken_from_the_environment_and_not_shown() -> None:
 
 def test_both_endpoints_share_key_and_limit() -> None:
     environ = {"AHREFS_API_KEY": KEY}
-    serp, keywords = (resolve_search_access(name, environ) for name in SEARCH_PROVIDERS)
+    serp, keywords = (
+        resolve_search_access(name, environ) for name in ("ahrefs", "ahrefs-keywords")
+    )
     assert serp is not None and keywords is not None
     assert serp.key_id == keywords.key_id
     assert serp.provider.limit_name == keywords.provider.limit_name
@@ -56,6 +57,7 @@ def test_an_address_of_the_users_own_is_used() -> None:
     ("environ", "words"),
     [
         ({"AHREFS_BASE_URL": "https://api.openai.com/v1"}, "which is openai"),
+        ({"AHREFS_BASE_URL": "https://api.exa.ai"}, "which is exa: the key of ahrefs"),
         ({"AHREFS_BASE_URL": "ftp://proxy.example"}, "AHREFS_BASE_URL is not a plain"),
         ({"AHREFS_BASE_URL": "https://u:p@proxy.example"}, "AHREFS_BASE_URL is not a plain"),
         ({"AHREFS_API_KEY": "two words"}, "AHREFS_API_KEY holds characters"),
@@ -71,3 +73,24 @@ def test_an_unknown_provider_is_named_with_those_that_exist() -> None:
     assert find_search_provider(" Ahrefs ").name == "ahrefs"
     with pytest.raises(UsageError, match="ahrefs, ahrefs-keywords"):
         find_search_provider("bing")
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "address", "simulated", "per_minute"),
+    [
+        ("exa", "EXA_API_KEY", "https://api.exa.ai", "/exa", 300),
+        ("tavily", "TAVILY_API_KEY", "https://api.tavily.com", "/tavily", 100),
+    ],
+)
+def test_exa_and_tavily_have_keys_addresses_and_limits_of_their_own(
+    name: str, variable: str, address: str, simulated: str, per_minute: float
+) -> None:
+    assert resolve_search_access(name, {}) is None
+    access = resolve_search_access(name, {variable: KEY})
+    assert access is not None
+    assert (access.key, access.base_url) == (KEY, address)
+    assert access.provider.requests_per_minute == per_minute
+    rehearsed = resolve_search_access(name, {variable: KEY}, "http://127.0.0.1:9")
+    assert rehearsed is not None
+    assert rehearsed.base_url == f"http://127.0.0.1:9{simulated}"
+    assert rehearsed.key == f"sim-{name}-key"

@@ -30,5 +30,7 @@ def simulator(_simulator: Running) -> Running:
         batches=[],
         clock={"speed": 1, "frozen": False},
         ahrefs_per_minute=60,
+        exa_per_second=10,
+        tavily_per_minute=100,
     )
     return _simulator

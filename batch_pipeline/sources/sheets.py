@@ -1,0 +1,127 @@
+"""A worksheet of Google Sheets as a table.
+
+What belongs here: header and rows of a worksheet. What does not: calls (google_sheets/), and what
+is written back (sinks/sheets.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from batch_pipeline.errors import UsageError
+from batch_pipeline.google_sheets.access import SheetsAccess, parse_address
+from batch_pipeline.google_sheets.client import read_worksheet
+from batch_pipeline.google_sheets.layout import SheetLayout, same_name
+from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.sources.table import (
+    InputRow,
+    InputTable,
+    TableSpec,
+    checked_rows,
+    match_columns,
+    table_name,
+)
+
+_HEADER = SheetLayout()
+
+
+def open_sheet(
+    source: str,
+    access: SheetsAccess,
+    ledger: Ledger,
+    *,
+    layout: SheetLayout = _HEADER,
+    leave_out: Sequence[str] = (),
+    name: str | None = None,
+    required_columns: Sequence[str] = (),
+    optional_columns: Sequence[str] = (),
+    id_column: str | None = None,
+    max_cell_chars: int = 1_000_000,
+) -> InputTable:
+    """Open `sheets:<id>/<worksheet>` as a table of texts, as the sheet shows them.
+
+    The worksheet is read whole, once. A row's number is its number in the sheet, by which
+    write-back finds it again. Empty rows are skipped, and columns without a name where they hold
+    nothing.
+
+    Args:
+        source: the worksheet; without `/<worksheet>` the first one.
+        access: as whom.
+        ledger: whose limits the reads keep to.
+        layout: where header and columns are.
+        leave_out: columns that the project itself writes: what stands there is no input, and does
+            not make a table another one.
+        name: see `open_table`; default: from the worksheet's title.
+        required_columns: see `open_table`.
+        optional_columns: see `open_table`.
+        id_column: see `open_table`.
+        max_cell_chars: see `open_table`.
+
+    Raises:
+        UsageError: the source cannot be used as a table.
+        SheetsError: it cannot be read.
+    """
+    address = parse_address(source)
+    worksheet, grid = read_worksheet(access, ledger, address)
+    spec = TableSpec(
+        name=table_name(name or worksheet.title),
+        source=str(address),
+        required_columns=required_columns,
+        optional_columns=optional_columns,
+        id_column=id_column,
+        max_cell_chars=max_cell_chars,
+    )
+    return grid_table(grid, spec, layout, leave_out)
+
+
+def grid_table(
+    grid: Sequence[Sequence[str]],
+    spec: TableSpec,
+    layout: SheetLayout = _HEADER,
+    leave_out: Sequence[str] = (),
+) -> InputTable:
+    """The cells of a worksheet as a table; see `open_sheet`.
+
+    Args:
+        grid: all cells from A1 on, rows padded to the same width.
+        spec: the caller's wishes.
+        layout: where header and columns are.
+        leave_out: columns that are no input.
+
+    Raises:
+        UsageError: it has no header or no rows, or lacks a column.
+    """
+    if not any(any(cell.strip() for cell in row) for row in grid):
+        raise UsageError(f"{spec.source} is empty.", "Name a worksheet that has a header and rows.")
+    names = layout.names(grid[0])
+    body = list(enumerate(grid[layout.header_rows :], start=layout.header_rows + 1))
+    width = max(len(names), len(grid[0]))
+    names += [""] * (width - len(names))
+    outside = {same_name(column) for column in leave_out}
+    used = {place for _, row in body for place, cell in enumerate(row) if cell.strip()}
+    taken = [
+        place
+        for place, column in enumerate(names)
+        if (same_name(column) not in outside if column else place in used)
+    ]
+    # Unnamed columns are called by their place in the sheet, not by that among those taken.
+    columns = match_columns([names[place] or f"column_{place + 1}" for place in taken], spec)
+    cut = ((number, [_at(row, place) for place in taken]) for number, row in body)
+    filled = [(number, cells) for number, cells in cut if any(cell.strip() for cell in cells)]
+    if not filled:
+        raise UsageError(
+            f"{spec.source} has a header and no rows.", "Add at least one row below the header."
+        )
+    warnings: list[str] = []
+
+    def rows() -> Iterator[InputRow]:
+        for number, cells in filled:
+            yield InputRow(number, None, dict(zip(columns, cells, strict=True)))
+
+    return InputTable(
+        spec.name, spec.source, columns, checked_rows(rows(), spec, warnings), warnings
+    )
+
+
+def _at(row: Sequence[str], place: int) -> str:
+    return row[place] if place < len(row) else ""

@@ -1,0 +1,1 @@
+"""Brands: research, relationships, categories, catalogue, insights for advertising."""

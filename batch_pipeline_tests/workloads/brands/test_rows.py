@@ -1,0 +1,176 @@
+"""Tables of brands: which column is what, what is left out, what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_pipeline.errors import UsageError
+from batch_pipeline.sources.table import InputRow, InputTable, canonical_hash
+from batch_pipeline.workloads.brands.registry import input_hash
+from batch_pipeline.workloads.brands.rows import find_columns, open_brands
+
+HEADER = "Brand Name,Website,Parent Company,Status,Output Path\n"
+
+
+def read(folder: Path, text: str, **options: Any) -> tuple[list[InputRow], list[str]]:
+    path = folder / "brands.csv"
+    path.write_text(text, encoding="utf-8")
+    table = open_brands(str(path), options)
+    return list(table.rows), table.warnings
+
+
+def test_the_columns_of_the_sheet_are_read_and_what_the_system_writes_is_left_out(
+    tmp_path: Path,
+) -> None:
+    rows, warnings = read(tmp_path, HEADER + "Nike,https://nike.com,Nike Inc,Completed,/out/1\n")
+    assert [dict(row.values) for row in rows] == [
+        {"brand_name": "Nike", "website": "https://nike.com", "parent_company": "Nike Inc"}
+    ]
+    assert warnings == []
+
+
+def test_a_write_back_does_not_change_a_table(tmp_path: Path) -> None:
+    before, _ = read(tmp_path, HEADER + "Nike,,,,\n")
+    after, _ = read(tmp_path, HEADER + "Nike,,,Error: no answer,/out/1\n")
+    assert canonical_hash(before[0].values) == canonical_hash(after[0].values)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Brand Name,Website,Parent Company,Status",
+        "brand_name,website,parent_company,status",
+        "BRAND, URL ,Parent,Status",
+        "نام برند,وب‌سایت,شرکت مادر,وضعیت",
+        "نام برند,وب سايت,شركت مادر,وضعيت",
+    ],
+)
+def test_headers_are_known_by_several_names(tmp_path: Path, header: str) -> None:
+    rows, warnings = read(tmp_path, f"{header}\nNike,https://nike.com,Nike Inc,\n")
+    assert list(rows[0].values.values()) == ["Nike", "https://nike.com", "Nike Inc"]
+    assert warnings == []
+
+
+def test_headers_may_stand_in_another_order() -> None:
+    found = find_columns(["Id", "Parent Company", "Brand", "Status", "Report", "Data"], "t")
+    assert (found.brand, found.parent, found.website) == ("Brand", "Parent Company", "")
+    assert (found.status, found.outputs, found.by_place) == ("Status", ["Report", "Data"], False)
+
+
+def test_without_known_headers_the_places_count_and_a_warning_says_so(tmp_path: Path) -> None:
+    rows, warnings = read(tmp_path, "A,B,C,D,E\nNike,https://nike.com,Nike Inc,,\n")
+    assert list(rows[0].values.values()) == ["Nike", "https://nike.com", "Nike Inc"]
+    assert "by their place" in warnings[0]
+    found = find_columns(["A", "B", "C", "D", "E", "F"], "t")
+    assert (found.status, found.outputs, found.by_place) == ("D", ["E", "F"], True)
+
+
+def test_a_table_without_a_header_is_refused_before_its_first_brand_is_lost(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UsageError, match=r"no header.*Put a line above it"):
+        read(tmp_path, "Nike,https://nike.com,Nike Inc\nPuma,https://puma.com,\n")
+
+
+def test_rows_without_a_brand_are_left_out_and_numbers_stay(tmp_path: Path) -> None:
+    rows, warnings = read(
+        tmp_path, HEADER + "Nike,,,,\n ,,,,\n\u200c,,,,\n,https://x.example,,,\nPuma,,,,\n"
+    )
+    assert [(row.number, row.values["brand_name"]) for row in rows] == [(1, "Nike"), (5, "Puma")]
+    assert warnings == ["row 4 (line 5) has no brand and is left out."]
+
+
+@pytest.mark.parametrize(
+    "website",
+    ["nike.com", "www.nike.com", "ftp://nike.com", "https://", "http:// nike.com", "mailto:a@b.c"],
+)
+def test_a_website_that_is_no_web_address_is_ignored_with_a_warning(
+    tmp_path: Path, website: str
+) -> None:
+    rows, warnings = read(tmp_path, HEADER + f"Nike,{website},,,\n")
+    assert rows[0].values["website"] == "" and not rows[0].problem
+    assert "row 1 (line 2)" in warnings[0] and "ignored" in warnings[0]
+
+
+def test_a_password_in_a_website_is_nowhere_repeated(tmp_path: Path) -> None:
+    rows, warnings = read(tmp_path, HEADER + "Nike,https://me:secret@nike.com,,,\n")
+    assert "secret" not in f"{rows[0].values}{warnings}" and "password" in warnings[0]
+
+
+def test_persian_names_are_kept_as_written(tmp_path: Path) -> None:
+    rows, _ = read(tmp_path, HEADER + "ديجي‌كالا ,,گروه  صنعتی\u202e,,\n")
+    assert rows[0].values["brand_name"] == "ديجي\u200cكالا"
+    assert rows[0].values["parent_company"] == "گروه صنعتی"
+
+
+def test_repeated_brands_are_all_kept_and_both_rows_named(tmp_path: Path) -> None:
+    rows, warnings = read(
+        tmp_path, HEADER + "دیجی‌کالا,,,,\nNike,,,,\nديجي كالا,,Digi,,\nNike,,,,\n"
+    )
+    assert len(rows) == 4
+    assert len({canonical_hash(row.values) for row in rows}) == 3  # ingest numbers the equal ones
+    assert "row 1 (line 2) and row 3 (line 4)" in warnings[0]
+    assert "'دیجی‌کالا' (also written 'ديجي كالا')" in warnings[0]
+    assert "other entries" in warnings[0]
+    assert "row 2 (line 3) and row 4 (line 5)" in warnings[1] and "same entries" in warnings[1]
+
+
+def test_a_name_that_is_a_page_of_text_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    rows, _ = read(tmp_path, HEADER + f"{'x' * 201},,,,\nNike,,,,\n")
+    assert "201 characters, the limit is 200" in rows[0].problem
+    assert not rows[1].problem
+
+
+def test_warnings_of_one_kind_are_cut_off(tmp_path: Path) -> None:
+    _, warnings = read(tmp_path, HEADER + "".join(f"B{n},x,,,\n" for n in range(30)))
+    assert len(warnings) == 21 and warnings[-1] == "and 10 more ignored websites."
+
+
+def test_a_table_from_elsewhere_comes_in_by_a_callable() -> None:
+    def open_sheet(source: str, options: Mapping[str, Any]) -> InputTable:
+        cells = {"Brand Name": "Nike", "Website": None, "Status": "Failed"}
+        rows = iter([InputRow(12, None, cells)])
+        return InputTable("sheet", source, list(cells), rows, [])
+
+    table = open_brands("sheets:abc/INPUT", {}, open_sheet)
+    (row,) = table.rows
+    assert (table.source, row.number) == ("sheets:abc/INPUT", 12)
+    assert dict(row.values) == {"brand_name": "Nike", "website": "", "parent_company": ""}
+
+
+def test_a_workbook_reads_as_the_same_table_with_the_sheets_row_numbers(tmp_path: Path) -> None:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.append(["Brand Name", "Website", "Parent Company", "Status", "Output Path"])
+    sheet.append(["مهرسا", "https://mehrsa.example", None, "Completed", "/out"])
+    sheet.append([None, None, None])
+    sheet.append([1001, None, "Nights"])
+    book.create_sheet("INPUT").append(["Brand"])
+    book.save(tmp_path / "brands.xlsx")
+    table = open_brands(str(tmp_path / "brands.xlsx"), {})
+    assert [(row.number, *row.values.values()) for row in table.rows] == [
+        (2, "مهرسا", "https://mehrsa.example", ""),
+        (4, "1001", "", "Nights"),
+    ]
+
+
+def test_the_hash_of_the_inputs_is_that_of_sorted_json_of_stripped_values() -> None:
+    import hashlib
+
+    text = '{"brand_name": "مهرسا", "parent_company": "", "website": "https://m.example"}'
+    values = {"website": " https://m.example ", "brand_name": "مهرسا ", "status": "Failed"}
+    assert input_hash(values) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_sample_reads_with_its_one_warning() -> None:
+    sample = Path(__file__).parents[3] / "data" / "samples" / "brands" / "brands.csv"
+    table = open_brands(str(sample), {})
+    assert len(list(table.rows)) == 5
+    assert len(table.warnings) == 1 and "sepidar.example" in table.warnings[0]

@@ -1,0 +1,96 @@
+"""A topic is completed by what is in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batch_pipeline.workloads.flashcards.completion import completion_problem, is_generic
+from batch_pipeline.workloads.flashcards.models import Objective
+from batch_pipeline_tests.workloads.flashcards.cards import (
+    PROMPT,
+    RULES,
+    TOPIC,
+    VOTING,
+    card,
+    record,
+    vote,
+)
+
+NAMES = [voter.name for voter in VOTING.voters]
+FALLBACK = vote("REVISE", 0.3, "Unable to evaluate.", "Review manually.")
+GENERIC = [
+    {"bloom_level": "understand", "verb": "understand", "text": text}
+    for text in (
+        "Understand the key concepts of Password Salting.",
+        "Apply the fundamental principles of the topic in practice.",
+        "Analyze real-world scenarios.",
+    )
+]
+
+
+def with_objectives(*texts: dict[str, str]) -> dict[str, Any]:
+    return {**PROMPT.model_dump(mode="json"), "objectives": list(texts)}
+
+
+def test_a_whole_topic_is_completed() -> None:
+    assert completion_problem(record(), RULES, VOTING) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sources": []}, "The research gave 0 sources, at least 1 is needed."),
+        ({"votes": None}, "Nobody voted"),
+        ({"votes": dict.fromkeys(NAMES[:7], FALLBACK)}, "7 of 8 voters gave the same vote"),
+        ({"votes": dict.fromkeys(NAMES)}, "0 of 8 voters answered, 6 must."),
+        ({"votes": {name: vote("REVISE", 0.9, name) for name in NAMES}}, "0.0% of the voters'"),
+        ({"votes": {name: vote("APPROVE", 0.3, name) for name in NAMES}}, "are 0.30 sure"),
+        ({"prompt": None}, "The synthesis gave no prompt."),
+        ({"prompt": with_objectives(*GENERIC)}, "3 of 3 objectives could stand for any topic"),
+        ({"cards": []}, "0 cards of 3 passed the checks, at least 3 must."),
+        ({"cards": [card(1), card(2), card(2)]}, "(1 more repeat a question)"),
+    ],
+)
+def test_a_topic_without_its_content_is_not_completed(changes: dict[str, Any], said: str) -> None:
+    assert said in completion_problem(record(**changes), RULES, VOTING)
+
+
+def test_what_the_reference_system_called_completed_is_not() -> None:
+    degraded = record(
+        sources=[],
+        votes=dict.fromkeys(NAMES[:7], FALLBACK),
+        prompt=with_objectives(*GENERIC),
+    )
+    assert completion_problem(degraded, RULES, VOTING).count(".") >= 3
+
+
+def test_a_mode_without_voters_needs_neither_votes_nor_prompt() -> None:
+    plain = record(mode="web", votes=None, prompt=None)
+    assert completion_problem(plain, RULES, VOTING) == ""
+
+
+def test_without_research_no_source_is_missed() -> None:
+    assert completion_problem(record(sources=[], researched=False), RULES, VOTING) == ""
+
+
+@pytest.mark.parametrize(("passed", "completed"), [(11, False), (12, True), (13, True)])
+def test_four_of_five_wanted_cards_must_pass(passed: int, completed: bool) -> None:
+    cards = [card(number) for number in range(1, passed + 1)]
+    problem = completion_problem(record(cards=cards, wanted=15), RULES, VOTING)
+    assert (problem == "") is completed
+
+
+@pytest.mark.parametrize(
+    ("text", "generic"),
+    [
+        ("Understand Password Salting.", True),
+        ("Explain the basics of password salting and its practical applications.", True),
+        ("Explain how a salt defeats rainbow tables.", False),
+        ("Configure bcrypt.", False),
+    ],
+)
+def test_an_objective_that_names_nothing_of_its_topic_is_generic(text: str, generic: bool) -> None:
+    objective = Objective(bloom_level="understand", verb=text.split()[0].lower(), text=text)
+    assert is_generic(objective, TOPIC, RULES) is generic

@@ -1,0 +1,181 @@
+"""Topics of trees and tables: ids, filters, what is wrong with one."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_pipeline.errors import UsageError
+from batch_pipeline.sources.table import InputRow
+from batch_pipeline.workloads.flashcards.topics import (
+    INPUT_COLUMNS,
+    TOPIC_PATH,
+    kebab,
+    open_topics,
+    path_folder,
+    topic_content,
+    topic_of,
+)
+from batch_pipeline_tests.workloads.flashcards.cards import SAMPLES
+
+ONE = {
+    "topic_title": "Salting",
+    "category_title": "Cybersecurity",
+    "category_folder": "001_cybersecurity",
+}
+
+
+def rows(source: Path, **options: Any) -> list[InputRow]:
+    return list(open_topics(source, options).rows)
+
+
+def of_lines(folder: Path, *records: Any) -> list[InputRow]:
+    path = folder / "topics.jsonl"
+    path.write_text("".join(f"{json.dumps(one)}\n" for one in records), encoding="utf-8")
+    return rows(path)
+
+
+def test_a_jsonl_file_gives_flat_rows_with_the_path_as_id() -> None:
+    found = rows(SAMPLES / "topics.jsonl")
+    assert [one.problem for one in found] == [""] * 8
+    assert list(found[0].values) == list(INPUT_COLUMNS)
+    topic = topic_of(found[0].values)
+    assert topic.path.endswith("/multi-factor-authentication/topic.json")
+    assert topic.category_name == "cybersecurity" and topic.context.startswith("Multi-factor")
+    told = topic_content(topic)
+    assert told["topic"] == "Multi-Factor Authentication"
+    assert "001_" not in json.dumps(told)
+
+
+def test_a_tree_gives_the_same_ids_whichever_of_its_folders_is_named(tmp_path: Path) -> None:
+    tree = shutil.copytree(SAMPLES / "tree", tmp_path / "anywhere")
+    wanted = [one.values for one in rows(SAMPLES / "topics.jsonl") if one.number in (1, 6)]
+    assert [one.values for one in rows(tree)] == wanted
+    inner = tree / "001_cybersecurity" / "001_identity"
+    assert [one.values for one in rows(inner)] == wanted[:1]
+    assert [one.values for one in rows(next(inner.rglob("topic.json")))] == wanted[:1]
+
+
+def test_a_table_with_short_names_gets_folders_and_paths() -> None:
+    found = rows(SAMPLES / "topics.csv")
+    assert [one.problem for one in found] == [""] * 3
+    assert found[0].values[TOPIC_PATH] == (
+        "cybersecurity/identity/authentication/password-salting/topic.json"
+    )
+    assert found[0].values["category_folder"] == "cybersecurity"
+
+
+def test_compressed_files_and_further_columns_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps({**ONE, "level": 3}).encode()))
+    assert rows(path)[0].values["level"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"category": "001_cybersecurity"}, 5),
+        ({"category": "cybersecurity"}, 5),
+        ({"category": "Cybersecurity"}, 5),
+        ({"category": ["software", "cybersecurity"]}, 8),
+        ({"domain": "Networks"}, 2),
+        ({"category": "cybersecurity", "domain": "identity", "subdomain": "authorization"}, 1),
+        ({"category": "cybersecurity", "limit": 2}, 2),
+        ({"limit": 100}, 8),
+        ({}, 8),
+    ],
+)
+def test_filters_take_folders_and_names(options: dict[str, Any], count: int) -> None:
+    assert len(rows(SAMPLES / "topics.jsonl", **options)) == count
+
+
+def test_a_filter_of_a_tree_works_as_of_a_file() -> None:
+    assert len(rows(SAMPLES / "tree", category="002_software")) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"category": "cibersecurity"}, "Did you mean --category 001_cybersecurity"),
+        ({"category": "software", "domain": "networks"}, "loosen one"),
+        ({"category": " "}, "--category is empty"),
+        ({"limit": 0}, "whole number from 1"),
+        ({"limit": True}, "whole number from 1"),
+    ],
+)
+def test_options_that_leave_nothing_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        rows(SAMPLES / "topics.jsonl", **options)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({**ONE, "topic_title": " "}, "row 2 (line 2) has no topic_title. Name the topic."),
+        ({"topic_title": "Salting"}, "row 2 (line 2) has no category."),
+        ({**ONE, "topic_path": "../../etc/topic.json"}, "'..' cannot name a folder"),
+        ({**ONE, "topic_path": "/etc/topic.json"}, "Write it relative"),
+        ({**ONE, "topic_path": "a\\b"}, "Write it relative"),
+        ({**ONE, "topic_path": "a/b:c/topic.json"}, "Rename it"),
+        ({**ONE, "topic_path": "a/" + "b" * 256}, "too long"),
+        ({**ONE, "topic_title": {"en": "Salting"}}, "nested value in 'topic_title'"),
+        ({**ONE, "metadata": ["a"]}, "'metadata' that is no object"),
+        ({**ONE, "topic_title": "x" * 501}, "501 characters"),
+    ],
+)
+def test_what_is_wrong_with_a_topic_is_said_with_its_row(
+    tmp_path: Path, record: dict[str, Any], said: str
+) -> None:
+    good, bad = of_lines(tmp_path, {**ONE, "topic_title": "Hashing"}, record)
+    assert good.problem == ""
+    assert said in bad.problem
+    assert ".." not in str(bad.values[TOPIC_PATH])
+
+
+def test_a_path_that_comes_twice_is_refused_since_its_files_would_be_overwritten(
+    tmp_path: Path,
+) -> None:
+    found = of_lines(tmp_path, ONE, {**ONE, "topic_title": "Other"}, ONE)
+    assert [bool(one.problem) for one in found] == [False, False, True]
+    assert "has the path of row 1" in found[2].problem
+
+
+def test_a_broken_file_of_a_tree_ends_its_own_row_only(tmp_path: Path) -> None:
+    tree = shutil.copytree(SAMPLES / "tree", tmp_path / "tree")
+    broken = tree / "001_cybersecurity" / "broken" / "topic.json"
+    broken.parent.mkdir()
+    broken.write_text('{"topic_title": ', encoding="utf-8")
+    linked = tree / "001_cybersecurity" / "linked" / "topic.json"
+    linked.parent.mkdir()
+    linked.symlink_to(tmp_path / "secret.json")
+    empty = tree / "001_cybersecurity" / "nameless" / "topic.json"
+    empty.parent.mkdir()
+    empty.write_text(json.dumps({**ONE, "topic_title": ""}), encoding="utf-8")
+    problems = [one.problem for one in rows(tree)]
+    assert [bool(problem) for problem in problems] == [False, True, True, True, False]
+    assert "001_cybersecurity/broken/topic.json) is not valid JSON" in problems[1]
+    assert "is a link to another file" in problems[2]
+    assert "nameless/topic.json) has no topic_title" in problems[3]
+
+
+def test_a_folder_or_table_without_topics_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no topic\.json"):
+        open_topics(tmp_path, {})
+    with pytest.raises(UsageError, match="is not there"):
+        open_topics(tmp_path / "nothing" / "topic.json", {})
+    table = tmp_path / "other.csv"
+    table.write_text("name,size\na,1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="no column 'topic_title'"):
+        open_topics(table, {})
+
+
+def test_names_of_any_script_become_folders() -> None:
+    assert kebab("Größe & Maß: Übung") == "grosse-mass-ubung"
+    assert kebab("رمزنگاری کلید عمومی") == "رمزنگاری-کلید-عمومی"
+    assert len(kebab("ü" * 400).encode()) <= 240
+    assert str(path_folder("a/b/topic.json")) == "a/b"
