@@ -18,7 +18,9 @@ _GIVEN_POSTGRES = os.environ.get(TEST_URL_VARIABLE)
 
 # Nothing a test does may reach a provider, or a developer's own data.
 for _variable in list(os.environ):
-    if _variable.startswith("BATCH_PIPELINE_") or _variable.endswith(("_API_KEY", "_BASE_URL")):
+    if _variable.startswith(("BATCH_PIPELINE_", "GOOGLE_")) or _variable.endswith(
+        ("_API_KEY", "_BASE_URL")
+    ):
         del os.environ[_variable]
 
 

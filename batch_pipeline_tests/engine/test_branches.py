@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.engine.job import Job
-from batch_pipeline.engine.local import Tools
-from batch_pipeline.engine.step import Branches, Done, LocalStep, LocalWork, Place, Row, Step
+from batch_pipeline.engine.step import Branches, Done, LocalStep, LocalWork, Row, Step
+from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.documents import read_documents
 from batch_pipeline.ledger.tables import Outcome, attempts

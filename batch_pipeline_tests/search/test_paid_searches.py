@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.engine.job import Job, Spending
-from batch_pipeline.engine.local import Tools
 from batch_pipeline.engine.searching import STEP
-from batch_pipeline.engine.step import Done, LocalStep, LocalWork, Place, Row
+from batch_pipeline.engine.step import Done, LocalStep, LocalWork, Row
+from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.tables import NANO, attempts
 from batch_pipeline.search.base import SearchAccess, SearchQuery

@@ -19,8 +19,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from batch_pipeline.sinks.files import _beside as replaced_file
-from batch_pipeline.sinks.files import write_csv
+from batch_pipeline.sinks.files import replaced_file, write_csv
 from batch_pipeline.workloads.brands.chunks import (
     entities_of,
     manifest_of,

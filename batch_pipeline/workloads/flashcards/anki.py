@@ -20,7 +20,7 @@ from pathlib import Path
 
 import genanki
 
-from batch_pipeline.workloads.articles.files import whole_file
+from batch_pipeline.sinks.files import replaced_file
 from batch_pipeline.workloads.flashcards.models import Flashcard
 from batch_pipeline.workloads.flashcards.record import TopicRecord
 from batch_pipeline.workloads.flashcards.topics import kebab
@@ -79,7 +79,8 @@ def write_apkg(path: Path, records: Iterable[TopicRecord], *, at: float) -> int:
             package.write_to_db(connection.cursor(), at, itertools.count(int(at * 1000)))
             connection.commit()
         with (
-            whole_file(path) as stream,
+            replaced_file(path) as temporary,
+            temporary.open("wb") as stream,
             zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive,
         ):
             with (

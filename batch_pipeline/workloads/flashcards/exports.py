@@ -17,8 +17,7 @@ import orjson
 import yaml
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.sinks.files import write_csv
-from batch_pipeline.workloads.articles.files import whole_file
+from batch_pipeline.sinks.files import replaced_file, write_csv
 from batch_pipeline.workloads.flashcards.models import (
     BLOOM_LEVELS,
     DIFFICULTIES,
@@ -84,7 +83,7 @@ def write_topic_files(folder: Path, record: TopicRecord, voting: VotingRules) ->
             path.unlink(missing_ok=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with whole_file(path) as stream:
+        with replaced_file(path) as temporary, temporary.open("wb") as stream:
             stream.write(content)
         paths.append(path)
     return paths
