@@ -60,6 +60,7 @@ SEARCH_FAULTS = frozenset(
 )
 # Faults of the connection, which a line of a batch job does not have.
 WIRE_FAULTS = frozenset({"hang", "refuse", "cut", "cut_body", "html", "error_body"})
+TAVILYS_OWN = (432, 433)
 STATUSES = (400, 401, 402, 403, 404, 408, 409, 413, 429, 432, 433, 500, 502, 503, 504, 529)
 
 
@@ -145,6 +146,8 @@ class FaultRule(_Scope):
     def _check_status(self) -> FaultRule:
         if self.kind == "status" and self.status not in STATUSES:
             raise ValueError(f"a status fault needs status, one of {', '.join(map(str, STATUSES))}")
+        if self.status in TAVILYS_OWN and self.provider != "tavily":
+            raise ValueError(f"status {self.status} is one that only tavily has: name the provider")
         if self.kind in JOB_FAULTS and self.status not in (None, *STATUSES):
             raise ValueError(f"status is one of {', '.join(map(str, STATUSES))}, or absent: a cut")
         if self.made and self.kind != "batch_create":
