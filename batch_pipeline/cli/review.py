@@ -91,6 +91,8 @@ def list_(
     )
     if not cases:
         voice.out.print("No row waits for a decision.")
+        if ledger.realm == "live" and batch is None:
+            voice.note("Rows of rehearsals are listed with --simulate.")
         return OK
     table = grid("Batch", "Row", "Item", "What", "Worst issue", "Since (UTC)", "Sign-off",
                  right=("Row",))  # fmt: skip
