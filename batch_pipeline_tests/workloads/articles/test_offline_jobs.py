@@ -236,7 +236,6 @@ STAGES = (
 )  # fmt: skip
 
 
-@pytest.mark.usefixtures("either_database")
 def test_killed_at_every_stage_and_resumed_nothing_settled_is_paid_again(
     simulator: Simulator, archive: Archive, table: Path, tmp_path: Path
 ) -> None:
