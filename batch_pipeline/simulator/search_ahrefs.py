@@ -1,29 +1,24 @@
 """Ahrefs v3: results of a search, metrics of keywords, limits and usage of a key.
 
-What does not live here: what is found (`serp`) and which faults hit (`faults`).
+What does not live here: what every search API does (`search_calls`), what is found (`serp`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from aiohttp import web
 
-from batch_pipeline.simulator.buckets import Bucket
-from batch_pipeline.simulator.config import FaultRule
-from batch_pipeline.simulator.draws import draw, fingerprint
-from batch_pipeline.simulator.journal import Attempt, Journal
-from batch_pipeline.simulator.replies import abort, send, send_json, send_start
+from batch_pipeline.simulator.config import KeyMark
+from batch_pipeline.simulator.replies import send, send_json
+from batch_pipeline.simulator.search_calls import Found, SearchCalls
 from batch_pipeline.simulator.serp import Row, metrics, positions
-from batch_pipeline.simulator.wire import RefusedError, Reply, Usage
-from batch_pipeline.simulator.work import Work
+from batch_pipeline.simulator.wire import RefusedError, Reply
 
 PROVIDER = "ahrefs"
+
+_FREE = "limits-and-usage"
 
 _LEAST_UNITS = 50
 _TOP = 100
@@ -54,71 +49,52 @@ _WORDS = {
     403: "the API units of the plan are used up",
     429: "too many requests",
 }
-_HTML = "<html><head><title>Error</title></head><body><h1>{}</h1></body></html>"
-# These are counted as used all the same: the work was done.
-_METERED = frozenset({"hang", "cut", "cut_body", "malformed_json"})
+
+Reader = Callable[[Mapping[str, str]], Found]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a call asks for.
-
-    Attributes:
-        about: the keywords, which `match` looks into.
-        name: of the list in the reply.
-        rows: with the selected columns only.
-        units_per_row: their price.
-    """
-
-    about: str
-    name: str
-    rows: list[Row]
-    units_per_row: int
-
-    @property
-    def units(self) -> int:
-        return max(_LEAST_UNITS, self.units_per_row * len(self.rows))
-
-    def reply(self) -> Reply:
-        """The reply with its metering headers."""
-        headers = {
-            "x-api-rows": len(self.rows),
-            "x-api-units-cost-row": self.units_per_row,
-            "x-api-units-cost-total": self.units,
-            "x-api-units-cost-total-actual": self.units,
-            "x-api-cache": "no_cache",
-        }
-        return Reply(200, {self.name: self.rows}, {k: str(v) for k, v in headers.items()})
-
-
-Reader = Callable[[Mapping[str, str]], _Found]
-
-
-class Ahrefs:
-    """The endpoints, and what each key has used up.
+class Ahrefs(SearchCalls):
+    """The endpoints, and what each key has used up: units of a subscription, not money.
 
     Every key has one limit for all of them, `ahrefs_per_minute`. No reply says how much is left or
     how long to wait.
     """
 
-    def __init__(self, work: Work, journal: Journal) -> None:
-        self._work = work
-        self._journal = journal
-        self._buckets: dict[tuple[str, float], Bucket] = {}
-        self._units: Counter[str] = Counter()
+    provider = PROVIDER
+    by_the_call = False
 
     def routes(self) -> list[web.RouteDef]:
         """Where they are."""
         return [
             web.get(f"/{PROVIDER}/v3/serp-overview/serp-overview", self._serp_overview),
             web.get(f"/{PROVIDER}/v3/keywords-explorer/overview", self._keywords_overview),
-            web.get(f"/{PROVIDER}/v3/subscription-info/limits-and-usage", self._limits_and_usage),
+            web.get(f"/{PROVIDER}/v3/subscription-info/{_FREE}", self._limits_and_usage),
         ]
 
-    def reset(self) -> None:
-        """Forget limits and what was used."""
-        self._buckets.clear()
-        self._units.clear()
+    def key(self, request: web.Request) -> str:
+        """Return the bearer token of a call; empty where it has none."""
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        return key.strip() if scheme.lower() == "bearer" else ""
+
+    def error(self, status: int, message: str | None = None, code: str | None = None) -> Reply:
+        """Write an error in Ahrefs' form, which has no code."""
+        return _error(status, message)
+
+    def spent(self, mark: KeyMark) -> Reply:
+        """Write the error of a plan whose units are used up."""
+        return _error(403)
+
+    def limit(self) -> tuple[float, float | None]:
+        """Return the limit of each key; its bucket holds a minute's worth."""
+        return self._work.config.ahrefs_per_minute, None
+
+    def authenticate(self, request: web.Request) -> str:
+        """Return the call's key; a spent plan is told before the limit, and of no free call."""
+        key = super().authenticate(request)
+        mark = self._work.config.mark_of(key)
+        if mark is not None and not request.path.endswith(_FREE):
+            raise RefusedError(self.spent(mark))
+        return key
 
     async def _serp_overview(self, request: web.Request) -> web.StreamResponse:
         return await self._metered(request, "serp-overview", _serp)
@@ -126,13 +102,17 @@ class Ahrefs:
     async def _keywords_overview(self, request: web.Request) -> web.StreamResponse:
         return await self._metered(request, "keywords-overview", _keywords)
 
+    async def _metered(self, request: web.Request, model: str, read: Reader) -> web.StreamResponse:
+        said = request.path_qs.encode("utf-8", "replace")
+        return await self.carry_out(request, model, said, lambda: read(request.query))
+
     async def _limits_and_usage(self, request: web.Request) -> web.StreamResponse:
-        self._journal.other_calls[f"{PROVIDER} limits-and-usage"] += 1
+        self._journal.other_calls[f"{PROVIDER} {_FREE}"] += 1
         try:
-            key = self._admit(request, time.monotonic(), free=True)
+            key = self.admit(request, time.monotonic())
         except RefusedError as refused:
             return send(refused.reply)
-        used = self._units[key]
+        used = self._used[key]
         about = {
             "subscription": "Simulated",
             "usage_reset_date": "2027-01-01",
@@ -144,126 +124,32 @@ class Ahrefs:
         }
         return send_json(200, {"limits_and_usage": about})
 
-    async def _metered(self, request: web.Request, model: str, read: Reader) -> web.StreamResponse:
-        mono, now = time.monotonic(), time.time()
-        request_id = f"req_{uuid.uuid4().hex}"
-        sha = fingerprint(request.path_qs.encode("utf-8", "replace"))
-
-        def record(status: int, units: int = 0, fault: str | None = None) -> None:
-            self._units[_key(request)] += units
-            self._journal.add(
-                Attempt(
-                    n=self._journal.next_n,
-                    t=now,
-                    provider=PROVIDER,
-                    endpoint=request.path.rpartition("/")[2],
-                    key_last4=_key(request)[-4:],
-                    model=model,
-                    status=status,
-                    usage=Usage(),
-                    # a subscription: what a call uses up is units, not money
-                    billed=False,
-                    fault=fault,
-                    latency_s=round(time.monotonic() - mono, 6),
-                    request_id=request_id,
-                    items=0,
-                    body_sha=sha,
-                    client_request_id=request.headers.get("x-client-request-id", ""),
-                    units=units,
-                )
-            )
-
-        try:
-            key = self._admit(request, mono)
-            found = read(request.query)
-        except RefusedError as refused:
-            record(refused.reply.status)
-            return send(refused.reply)
-        rule = self._work.search_fault(
-            provider=PROVIDER, model=model, key=key, name=sha, text=found.about
-        )
-        kind = rule.kind if rule else None
-        reply = found.reply() if rule is None else self._broken(rule, key, found.reply())
-        metered = kind is None or kind in _METERED
-        if rule is not None and rule.billed is not None:
-            metered = rule.billed
-        units = found.units if metered else 0
-        settled = False
-        try:
-            if kind == "hang":
-                settled = True
-                record(0, units, kind)
-                # Ends by cancellation only, when the client or the server goes.
-                await asyncio.get_running_loop().create_future()
-            if kind != "refuse":
-                await asyncio.sleep(self._latency_s(sha))
-            settled = True
-            record(0 if kind in ("cut", "refuse") else reply.status, units, kind)
-        except asyncio.CancelledError:
-            if not settled:
-                record(0, units, kind or "client_left")
-            raise
-        if kind in ("cut", "refuse"):
-            return abort(request)
-        if kind == "cut_body":
-            return await send_start(request, reply.payload, 0.5, reply)
-        return send(reply)
-
-    def _admit(self, request: web.Request, mono: float, *, free: bool = False) -> str:
-        """Return the call's key.
-
-        Args:
-            request: the call.
-            mono: when it came.
-            free: whether it uses no units, so that a spent plan does not matter.
-
-        Raises:
-            RefusedError: there is none, it is a bad one, its plan is spent, or it calls too often.
-        """
-        key = _key(request)
-        if not key or key.startswith("bad"):
-            raise RefusedError(_error(401))
-        if not free and self._work.config.mark_of(key) is not None:
-            raise RefusedError(_error(403))
-        per_minute = self._work.config.ahrefs_per_minute
-        bucket = self._buckets.get((key, per_minute))
-        if bucket is None:
-            bucket = self._buckets[key, per_minute] = Bucket(per_minute, None, mono)
-        if bucket.wait_s(1, mono) > 0:
-            raise RefusedError(_error(429))
-        bucket.take(1, mono)
-        return key
-
-    def _broken(self, rule: FaultRule, key: str, right: Reply) -> Reply:
-        """The reply that a fault makes of a right one; the right one where only the wire breaks."""
-        quoted = f"The key {key} was refused." if rule.echo_key else None
-        if rule.kind == "html":
-            page = _HTML.format(quoted or "Service unavailable")
-            return Reply(rule.status or 503, page.encode(), {"content-type": "text/html"})
-        if rule.kind in ("status", "error_body"):
-            waits = rule.retry_after_s is not None and self._work.config.headers
-            headers = {"retry-after": f"{rule.retry_after_s:g}"} if waits else {}
-            said = _error(rule.status or 500, quoted)
-            return Reply(200 if rule.kind == "error_body" else said.status, said.body, headers)
-        if rule.kind == "malformed_json":
-            return Reply(right.status, right.payload[: len(right.payload) // 2], right.headers)
-        return right
-
-    def _latency_s(self, sha: str) -> float:
-        latency = self._work.config.latency
-        return latency.base_s + latency.jitter_s * draw(self._work.config.seed, "latency", sha)
-
-
-def _key(request: web.Request) -> str:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
-
 
 def _error(status: int, message: str | None = None) -> Reply:
     return Reply(status, {"error": message or _WORDS.get(status, "internal server error")})
 
 
-def _serp(query: Mapping[str, str]) -> _Found:
+def _found(about: str, name: str, rows: list[Row], units_per_row: int) -> Found:
+    """What a call found, with its metering headers.
+
+    Args:
+        about: the keywords.
+        name: of the list in the reply.
+        rows: with the selected columns only.
+        units_per_row: their price.
+    """
+    units = max(_LEAST_UNITS, units_per_row * len(rows))
+    headers = {
+        "x-api-rows": len(rows),
+        "x-api-units-cost-row": units_per_row,
+        "x-api-units-cost-total": units,
+        "x-api-units-cost-total-actual": units,
+        "x-api-cache": "no_cache",
+    }
+    return Found(about, {name: rows}, 0.0, units, {k: str(v) for k, v in headers.items()})
+
+
+def _serp(query: Mapping[str, str]) -> Found:
     columns, units = _selected(query, _SERP_UNITS)
     keyword, country = _wanted(query, "keyword"), _country(query)
     try:
@@ -271,15 +157,15 @@ def _serp(query: Mapping[str, str]) -> _Found:
     except ValueError as error:
         raise _bad("top_positions is not a whole number") from error
     rows = positions(keyword, country, top)
-    return _Found(keyword, "positions", [_only(columns, row) for row in rows], units)
+    return _found(keyword, "positions", [_only(columns, row) for row in rows], units)
 
 
-def _keywords(query: Mapping[str, str]) -> _Found:
+def _keywords(query: Mapping[str, str]) -> Found:
     columns, units = _selected(query, _KEYWORD_UNITS)
     country = _country(query)
     keywords = [word.strip() for word in _wanted(query, "keywords").split(",") if word.strip()]
     rows = [_only(columns, metrics(keyword, country)) for keyword in keywords]
-    return _Found("\n".join(keywords), "keywords", rows, units)
+    return _found("\n".join(keywords), "keywords", rows, units)
 
 
 def _selected(query: Mapping[str, str], known: Mapping[str, int]) -> tuple[list[str], int]:

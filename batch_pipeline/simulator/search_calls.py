@@ -1,7 +1,7 @@
-"""A search API that is paid for by the call: key, limit, faults, waiting, journal.
+"""What every search API does with a call: key, limit, faults, waiting, journal.
 
-What does not live here: one provider's protocol (`search_exa`, `search_tavily`), what is found
-(`web_pages`), and which faults hit (`faults`).
+What does not live here: one provider's protocol (`search_ahrefs`, `search_exa`, `search_tavily`),
+what is found (`serp`, `web_pages`), and which faults hit (`faults`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import orjson
 from aiohttp import web
@@ -38,28 +39,36 @@ class Found:
         body: of the reply.
         usd: its price.
         units: what it uses up of the plan, where the provider counts that.
+        headers: of the reply.
     """
 
     about: str
     body: Json
     usd: float
     units: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class SearchApi(ABC):
-    """One provider's `POST /search`, and what each key has used up."""
+class SearchCalls(ABC):
+    """One provider's calls, and what each key has used up.
+
+    Attributes:
+        provider: its name.
+        by_the_call: whether a call costs money; by a subscription it uses up units alone.
+    """
 
     provider: str
+    by_the_call = True
 
     def __init__(self, work: Work, journal: Journal) -> None:
         self._work = work
         self._journal = journal
-        self._buckets: dict[tuple[str, float, float], Bucket] = {}
+        self._buckets: dict[tuple[str, float, float | None], Bucket] = {}
         self._used: Counter[str] = Counter()
 
+    @abstractmethod
     def routes(self) -> list[web.RouteDef]:
         """Where its endpoints are."""
-        return [web.post(f"/{self.provider}/search", self._search)]
 
     def reset(self) -> None:
         """Forget limits and what was used."""
@@ -79,15 +88,10 @@ class SearchApi(ABC):
         """Write the error of a key whose account is spent."""
 
     @abstractmethod
-    def limit(self) -> tuple[float, float]:
-        """Return the limit of each key: calls a minute, and what its bucket holds."""
+    def limit(self) -> tuple[float, float | None]:
+        """Return the limit of each key: calls a minute, and what its bucket holds.
 
-    @abstractmethod
-    def find(self, body: Json) -> Found:
-        """Answer a request.
-
-        Raises:
-            RefusedError: it is one that the provider answers with an error.
+        None holds a minute's worth.
         """
 
     def authenticate(self, request: web.Request) -> str:
@@ -101,7 +105,12 @@ class SearchApi(ABC):
             raise RefusedError(self.error(401))
         return key
 
-    def _admit(self, request: web.Request, mono: float) -> str:
+    def admit(self, request: web.Request, mono: float) -> str:
+        """Return the key of a call that comes at `mono`.
+
+        Raises:
+            RefusedError: there is none, it is a bad one, or it calls too often.
+        """
         key = self.authenticate(request)
         per_minute, capacity = self.limit()
         name = (key, per_minute, capacity)
@@ -113,11 +122,20 @@ class SearchApi(ABC):
         bucket.take(1, mono)
         return key
 
-    async def _search(self, request: web.Request) -> web.StreamResponse:
-        raw = await request.read()
+    async def carry_out(
+        self, request: web.Request, model: str, said: bytes, find: Callable[[], Found]
+    ) -> web.StreamResponse:
+        """Answer a call, and write it down.
+
+        Args:
+            request: the call.
+            model: what the journal calls what is asked.
+            said: all that the call says: chance and faults go by it.
+            find: answers it; raises RefusedError for what the provider answers with an error.
+        """
         mono, now = time.monotonic(), time.time()
         request_id = f"req_{uuid.uuid4().hex}"
-        sha = fingerprint(raw)
+        sha = fingerprint(said)
 
         def record(status: int, found: Found | None = None, fault: str | None = None) -> None:
             if found is not None:
@@ -127,12 +145,12 @@ class SearchApi(ABC):
                     n=self._journal.next_n,
                     t=now,
                     provider=self.provider,
-                    endpoint="search",
+                    endpoint=request.path.rpartition("/")[2],
                     key_last4=self.key(request)[-4:],
-                    model="search",
+                    model=model,
                     status=status,
                     usage=Usage(),
-                    billed=found is not None,
+                    billed=found is not None and self.by_the_call,
                     fault=fault,
                     latency_s=round(time.monotonic() - mono, 6),
                     request_id=request_id,
@@ -145,18 +163,18 @@ class SearchApi(ABC):
             )
 
         try:
-            key = self._admit(request, mono)
+            key = self.admit(request, mono)
             if mark := self._work.config.mark_of(key):
                 raise RefusedError(self.spent(mark))
-            found = self._found(raw)
+            found = find()
         except RefusedError as refused:
             record(refused.reply.status)
             return send(refused.reply)
         rule = self._work.search_fault(
-            provider=self.provider, model="search", key=key, name=sha, text=found.about
+            provider=self.provider, model=model, key=key, name=sha, text=found.about
         )
         kind = rule.kind if rule else None
-        right = Reply(200, found.body)
+        right = Reply(200, found.body, dict(found.headers))
         reply = right if rule is None else self._broken(rule, key, right)
         charged = kind is None or kind in _CHARGED
         if rule is not None and rule.billed is not None:
@@ -185,15 +203,6 @@ class SearchApi(ABC):
             return await send_start(request, reply.payload, 0.5, reply)
         return send(reply)
 
-    def _found(self, raw: bytes) -> Found:
-        try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise RefusedError(self.error(400, "The body is not valid JSON.")) from error
-        if not isinstance(body, dict):
-            raise RefusedError(self.error(400, "The body is not a JSON object."))
-        return self.find(body)
-
     def _broken(self, rule: FaultRule, key: str, right: Reply) -> Reply:
         """The reply that a fault makes of a right one; the right one where only the wire breaks."""
         quoted = f"The key {key} was refused." if rule.echo_key else None
@@ -208,6 +217,35 @@ class SearchApi(ABC):
         if rule.kind == "malformed_json":
             return Reply(right.status, right.payload[: len(right.payload) // 2], right.headers)
         return right
+
+
+class SearchApi(SearchCalls):
+    """One provider's `POST /search`, which is paid for by the call."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where its endpoints are."""
+        return [web.post(f"/{self.provider}/search", self._search)]
+
+    @abstractmethod
+    def find(self, body: Json) -> Found:
+        """Answer a request.
+
+        Raises:
+            RefusedError: it is one that the provider answers with an error.
+        """
+
+    async def _search(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        return await self.carry_out(request, "search", raw, lambda: self._found(raw))
+
+    def _found(self, raw: bytes) -> Found:
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RefusedError(self.error(400, "The body is not valid JSON.")) from error
+        if not isinstance(body, dict):
+            raise RefusedError(self.error(400, "The body is not a JSON object."))
+        return self.find(body)
 
 
 def strings_of(value: object) -> list[str]:
