@@ -477,27 +477,7 @@ def start_generation(ledger: Ledger, batch_id: str, limit: int | None = None) ->
             ),
             sa.func.coalesce(items.c.error_kind, "") != INPUT_ERROR,
         )
-        if limit is not None:
-            reset = sa.and_(
-                reset,
-                items.c.ordinal.in_(
-                    sa.select(items.c.ordinal).where(reset).order_by(items.c.ordinal).limit(limit)
-                ),
-            )
-        done = connection.execute(
-            items.update()
-            .where(reset)
-            .values(
-                outcome=Outcome.PENDING.value,
-                cached=False,
-                error=None,
-                error_kind=None,
-                settled_at=None,
-                fresh_after=now,
-                lane_tries=0,
-            )
-        )
-        return int(done.rowcount)
+        return _ask_anew(connection, reset, limit, now)
 
 
 def renew_blocked(ledger: Ledger, batch_id: str, limit: int | None = None) -> int:
@@ -519,23 +499,30 @@ def renew_blocked(ledger: Ledger, batch_id: str, limit: int | None = None) -> in
         items.c.outcome == Outcome.BLOCKED.value,
         sa.func.coalesce(items.c.error_kind, "") != REFUSED,
     )
-    if limit is not None:
-        first = sa.select(items.c.ordinal).where(blocked).order_by(items.c.ordinal).limit(limit)
-        blocked = sa.and_(blocked, items.c.ordinal.in_(first))
     with ledger.write() as connection:
-        done = connection.execute(
-            items.update()
-            .where(blocked)
-            .values(
-                outcome=Outcome.PENDING.value,
-                cached=False,
-                error=None,
-                error_kind=None,
-                settled_at=None,
-                fresh_after=ledger.now(connection),
-                lane_tries=0,
-            )
+        return _ask_anew(connection, blocked, limit, ledger.now(connection))
+
+
+def _ask_anew(
+    connection: sa.Connection, chosen: sa.ColumnElement[bool], limit: int | None, now: float
+) -> int:
+    """Make rows pending, the first so many; answers from before `now` are no hits for them."""
+    if limit is not None:
+        first = sa.select(items.c.ordinal).where(chosen).order_by(items.c.ordinal).limit(limit)
+        chosen = sa.and_(chosen, items.c.ordinal.in_(first))
+    done = connection.execute(
+        items.update()
+        .where(chosen)
+        .values(
+            outcome=Outcome.PENDING.value,
+            cached=False,
+            error=None,
+            error_kind=None,
+            settled_at=None,
+            fresh_after=now,
+            lane_tries=0,
         )
+    )
     return int(done.rowcount)
 
 
