@@ -6,7 +6,7 @@ module), sending, limits and money (engine/searching.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -124,7 +124,3 @@ class SearchAccess:
     key: str = field(repr=False)
     key_id: str
     base_url: str
-
-
-AccessOf = Mapping[str, SearchAccess | None]
-"""By provider name; None where there is no key."""

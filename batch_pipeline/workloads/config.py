@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.workloads.base import Workload, load_workload, workload_names
+from batch_pipeline.workloads.rules_files import problems_of
 
 DEFS_FOLDER = Path(__file__).resolve().parent.parent / "defs"
 
@@ -226,7 +227,7 @@ class WorkloadConfig(Knobs):
                 {**self.model_dump(exclude={"folder"}), **given, "folder": self.folder}
             )
         except ValidationError as error:
-            raise UsageError(_describe(error)) from error
+            raise UsageError(f"{problems_of(error)}.") from error
 
 
 def load_workload_config(workload: str) -> WorkloadConfig:
@@ -245,18 +246,8 @@ def load_workload_config(workload: str) -> WorkloadConfig:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         return WorkloadConfig.model_validate({**document["attributes"], "folder": folder})
     except ValidationError as error:
-        raise UsageError(f"{path}: {_describe(error)}", "Correct defs.yaml.") from error
+        raise UsageError(f"{path}: {problems_of(error)}.", "Correct defs.yaml.") from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is not a component file: {error}.", "It needs `type:` and `attributes:`."
         ) from error
-
-
-def _describe(error: ValidationError) -> str:
-    return (
-        "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_context=False)
-        )
-        + "."
-    )

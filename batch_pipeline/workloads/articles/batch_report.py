@@ -27,7 +27,6 @@ from batch_pipeline.workloads.articles.history import generation
 from batch_pipeline.workloads.articles.reading import JobRecord, Status, read_jobs
 from batch_pipeline.workloads.articles.record import iso
 
-PATTERN = "batch_report_*.json"
 SCHEMA = "article-batch-report-1"
 
 

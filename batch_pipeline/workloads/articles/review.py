@@ -26,6 +26,7 @@ from batch_pipeline.workloads.articles.record import (
     job_id,
 )
 from batch_pipeline.workloads.reviews import ReviewFacts, ReviewIssue
+from batch_pipeline.workloads.rules_files import problems_of
 
 _BLOCKING = ("CRITICAL", "HIGH")
 
@@ -109,12 +110,8 @@ def _read(edited: Mapping[str, Any]) -> JobPackage:
     try:
         return JobPackage.model_validate(dict(edited))
     except ValidationError as error:
-        said = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
-            for one in error.errors(include_url=False, include_context=False)[:5]
-        )
         raise UsageError(
-            f"The job package cannot be used: {said}.",
+            f"The job package cannot be used: {problems_of(error, most=5)}.",
             "Its schema is batch_pipeline/workloads/articles/job_package.schema.json.",
         ) from error
 

@@ -19,7 +19,7 @@ from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.sources.table import InputTable
 from batch_pipeline.workloads.articles.batch_report import write_batch_report
 from batch_pipeline.workloads.articles.files import write_files
-from batch_pipeline.workloads.articles.jobs import open_jobs
+from batch_pipeline.workloads.articles.jobs import REQUIRED, open_jobs
 from batch_pipeline.workloads.articles.options import read_options
 from batch_pipeline.workloads.articles.qc.rules import load_rules
 from batch_pipeline.workloads.articles.record import QC, QcRecord
@@ -30,18 +30,13 @@ from batch_pipeline.workloads.results import RowResult
 from batch_pipeline.workloads.reviews import Documents, ReviewFacts
 from batch_pipeline.workloads.summary import Summary, SummaryEntry, SummaryFigure, SummaryTable
 
-JOB_COLUMNS = (
-    "publisher", "target", "anchor", "llm_provider", "strategy", "country", "use_ahrefs",
-    "enable_llm_profiling",
-)  # fmt: skip
-
 
 class ArticlesWorkload:
     """What to do with backlink jobs."""
 
     name = "articles"
     title = "Articles: researched, written around one link, controlled"
-    required_columns: Sequence[str] = ("publisher", "target", "anchor")
+    required_columns: Sequence[str] = REQUIRED
     item_id_column: str | None = None
     deliverable_columns: Sequence[str] = (
         "job_id", "publisher", "target", "anchor", "title", "words", "qc_status", "qc_issues",
@@ -98,7 +93,7 @@ class ArticlesWorkload:
         article = None if done is None else done.article
         return {
             "job_id": None if done is None else done.report.job_id,
-            **{name: row.get(name) for name in ("publisher", "target", "anchor")},
+            **{name: row.get(name) for name in REQUIRED},
             "title": None if article is None else article.title,
             "article": None if article is None else article.markdown,
             "words": None if done is None else done.report.checks["word_count"].get("words"),

@@ -34,7 +34,6 @@ Decision = Literal["APPROVE", "APPROVE_WITH_SUGGESTIONS", "REVISE", "REJECT"]
 DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 QUESTION_TYPES: tuple[QuestionType, ...] = get_args(QuestionType)
 BLOOM_LEVELS: tuple[BloomLevel, ...] = get_args(BloomLevel)
-DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
 DISTRACTORS = 3
 

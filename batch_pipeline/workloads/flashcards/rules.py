@@ -7,9 +7,8 @@ completion.py, voting.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar, get_args
+from typing import Annotated, Literal, Self, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -17,19 +16,19 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from batch_pipeline.errors import UsageError
 from batch_pipeline.workloads.flashcards.models import (
     QUESTION_TYPES,
     BloomLevel,
     QuestionType,
 )
+from batch_pipeline.workloads.rules_files import read_rules
 
 CHECKS_FILE = "checks.yaml"
 VOTING_FILE = "voting.yaml"
+PAGE = "flashcards-checks.md"
 
 CheckName = Literal[
     "prohibited_phrases",
@@ -48,7 +47,6 @@ CheckName = Literal[
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Phrases = list[Annotated[str, Field(min_length=1)]]
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Block(BaseModel):
@@ -203,7 +201,7 @@ def load_check_rules(folder: Path) -> CheckRules:
     Raises:
         UsageError: the file is missing, or has something in it that it cannot have.
     """
-    return _read(folder / CHECKS_FILE, CheckRules)
+    return read_rules(folder / CHECKS_FILE, CheckRules, PAGE)
 
 
 def load_voting_rules(folder: Path) -> VotingRules:
@@ -212,25 +210,4 @@ def load_voting_rules(folder: Path) -> VotingRules:
     Raises:
         UsageError: the file is missing, or has something in it that it cannot have.
     """
-    return _read(folder / VOTING_FILE, VotingRules)
-
-
-def _read(path: Path, model: type[_Model]) -> _Model:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} cannot be read: {error}.", "Put the file back, or correct its encoding."
-        ) from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is no YAML: {error}.", "Correct the line it names.") from error
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        said = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}"
-            for one in error.errors(include_url=False, include_context=False)
-        )
-        raise UsageError(
-            f"{path}: {said}.", "Correct the keys it names; docs/flashcards-checks.md has all."
-        ) from error
+    return read_rules(folder / VOTING_FILE, VotingRules, PAGE)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,17 +16,17 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from batch_pipeline.errors import UsageError
 from batch_pipeline.workloads.articles.package import Language
 from batch_pipeline.workloads.articles.qc.report import Severity
 from batch_pipeline.workloads.articles.qc.text import parse
+from batch_pipeline.workloads.rules_files import read_rules
 
 THRESHOLDS = "thresholds.yaml"
 POLICIES = "policies.yaml"
+PAGE = "articles-qc.md"
 
 _DOMAIN = re.compile(r"\.?[^\W_]([\w-]*\w)?(\.[^\W_]([\w-]*\w)?)*")
 
@@ -59,7 +58,6 @@ Candidate = Literal[
     "sv", "en", "da", "no", "nn", "fi", "is", "de", "nl", "fr", "es", "it", "pt", "pl", "et", "lv",
     "lt", "cs", "hu", "ro", "tr", "ru", "uk", "el",
 ]  # fmt: skip
-_Model = TypeVar("_Model", bound=BaseModel)
 Domain = Annotated[str, AfterValidator(_domain)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
@@ -238,33 +236,6 @@ def load_rules(folder: Path) -> QcRules:
         UsageError: a file is missing, or has something in it that it cannot have.
     """
     return QcRules(
-        thresholds=_read(folder / THRESHOLDS, Thresholds),
-        policies=_read(folder / POLICIES, Policies),
-    )
-
-
-def _read(path: Path, model: type[_Model]) -> _Model:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} cannot be read: {error}.", "Put the file back, or correct its encoding."
-        ) from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is no YAML: {error}.", "Correct the line it names.") from error
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        raise UsageError(
-            f"{path}: {_describe(error)}", "Correct the keys it names; docs/articles-qc.md has all."
-        ) from error
-
-
-def _describe(error: ValidationError) -> str:
-    return (
-        "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'the file'}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_context=False)
-        )
-        + "."
+        thresholds=read_rules(folder / THRESHOLDS, Thresholds, PAGE),
+        policies=read_rules(folder / POLICIES, Policies, PAGE),
     )
