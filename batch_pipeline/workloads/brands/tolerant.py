@@ -34,7 +34,7 @@ _SENTENCE_MARKS = re.compile(r"\n+|\s*[;؛|•]\s*")
 _NAME_MARKS = re.compile(
     r"\n+|\s*[;؛|•]\s*|،\s*|,\s+(?!(?:inc|ltd|llc|co|corp|plc|sa|ag|gmbh)\b)", re.IGNORECASE
 )
-_BULLET = re.compile(r"^\s*(?:[-*•–—▪]\s+|\(?\d{1,2}[.)]\s+)")
+_BULLET = re.compile(r"^\s*(?:[-*•–—▪]\s+|\(?\d{1,2}[.)]\s+)+")
 _CHOICE_MARKS = re.compile(r"\s*(?:[/,;،؛|+&]|\band\b|\bor\b|\s+و\s+)\s*", re.I)
 _NEGATIONS = frozenset({"not", "non", "no", "غیر", "نیست", "بدون"})
 _NUMBER = re.compile(r"(?<![\w.])-?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\w)|-?\d+(?:\.\d+)?")
@@ -331,9 +331,8 @@ def _texts(value: Any, path: str, aside: Aside, marks: re.Pattern[str]) -> list[
         given = [value]
     found: dict[str, str] = {}
     for place, one in enumerate(given):
-        text = read_line(one, _join(path, str(place)), aside)
-        text = _BULLET.sub("", text) if isinstance(one, str) else text
-        if text:
+        text = _BULLET.sub("", read_line(one, _join(path, str(place)), aside))
+        if not _is_placeholder(text):
             found.setdefault(comparable(text), text)
     return list(found.values())
 

@@ -298,10 +298,18 @@ def test_texts_are_kept_in_persian_as_written() -> None:
     assert answer.executive_summary.count("\n\n") == 1
 
 
+@pytest.mark.parametrize(
+    "given", ["- 0", ["- 0"], {"name": "- 0"}, {"name": "1) - 0"}, ["- - 0", "- N/A"], [["• 0"]]]
+)
+def test_a_bullet_is_no_part_of_what_is_said(given: Any) -> None:
+    answer = Insights.model_validate({**samples.INSIGHTS, "audience_insights": given})
+    assert answer.audience_insights == ["0"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-    | st.sampled_from(["N/A", "B2B", "لوکس", "51 %", "a, b", "ندارد", "-", "- a\n- b"]),
+    | st.sampled_from(["N/A", "B2B", "لوکس", "51 %", "a, b", "ندارد", "-", "- a\n- b", "- 1) c", "- N/A"]),
     lambda inner: st.lists(inner, max_size=4)
     | st.dictionaries(
         st.sampled_from(["name", "brand", "share", "category", "reason", "x", "verdict", "status"])
