@@ -43,7 +43,7 @@ def chunk_metadata(done: ChunkDone, realm: Realm, ledger_url: str) -> Metadata:
 
 def tally_metadata(tally: Tally, realm: Realm, wall_s: float) -> Metadata:
     """The numbers of a chunk or a run."""
-    return {
+    found: Metadata = {
         "llm/cost_usd": dg.MetadataValue.float(round(tally.cost_usd, 9)),
         "llm/requests": dg.MetadataValue.int(tally.requests),
         "llm/attempts": dg.MetadataValue.int(tally.attempts),
@@ -58,6 +58,9 @@ def tally_metadata(tally: Tally, realm: Realm, wall_s: float) -> Metadata:
         "llm/rate_wait_s": dg.MetadataValue.float(round(tally.rate_wait_s, 3)),
         "llm/realm": dg.MetadataValue.text(realm),
     }
+    if tally.searches:
+        found["llm/searches"] = dg.MetadataValue.int(tally.searches)
+    return found
 
 
 def report_metadata(report: BatchReport) -> Metadata:

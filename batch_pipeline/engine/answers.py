@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from batch_pipeline.engine.step import Step
+from batch_pipeline.engine.step import CITATIONS, Step
 from batch_pipeline.providers.base import Finish, Reply
 
 
@@ -79,11 +79,16 @@ def read_answers(step: Step, count: int, reply: Reply) -> Answers:
                 answers.problems[ordinal] = describe(error)
             else:
                 answers.valid[ordinal] = output.model_dump(mode="json")
+    if step.web_search is not None:
+        for answer in answers.valid.values():
+            answer[CITATIONS] = _cited(reply)
     return answers
 
 
 def is_valid(step: Step, output: dict[str, Any]) -> bool:
     """Whether the step's output model accepts a stored answer."""
+    if step.web_search is not None:
+        output = {name: value for name, value in output.items() if name != CITATIONS}
     try:
         step.output_model.model_validate(output)
     except ValidationError:
@@ -97,6 +102,12 @@ def describe(error: ValidationError) -> str:
         f"{'.'.join(str(part) for part in problem['loc']) or 'answer'}: {problem['msg']}"
         for problem in error.errors(include_url=False, include_context=False)[:5]
     )
+
+
+def _cited(reply: Reply) -> list[dict[str, str]]:
+    """The pages that a reply rests on, each once."""
+    pages = {page.url: page for page in reversed(reply.citations)}
+    return [{"title": page.title, "url": page.url} for page in reversed(pages.values())]
 
 
 def _ordinal(entry: Any, count: int) -> int | None:

@@ -596,6 +596,7 @@ class Caller:
             schema_name=step.name,
             max_output_tokens=bound,
             temperature=step.temperature,
+            web_search=step.web_search,
         )
         endpoint = upstream.endpoint
         call = endpoint.codec.build(request, key=endpoint.key, base_url=endpoint.base_url)

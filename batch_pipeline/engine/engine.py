@@ -102,7 +102,9 @@ class Engine:
         self._caller = Caller(self._state, transport, finisher, self._known, rng)
         self._recovery = Recovery(self._caller.ask, finisher.failed, lambda: self._state.stopping)
         self._searcher = Searcher(self._state, transport, rng)
-        self._local = LocalDesk(self._state, finisher, self._searcher)
+        self._local = LocalDesk(
+            self._state, finisher, self._searcher, lambda more: self._planner.has_room(more)
+        )
         lane = job.settings.lane
         desk = JobDesk(
             ledger,
@@ -149,10 +151,14 @@ class Engine:
             blocked=outcomes[Outcome.BLOCKED],
             requests=tally.requests,
             attempts=tally.attempts,
+            searches=tally.searches,
             cost_usd=tally.cost_usd,
             rate_wait_s=tally.rate_wait_s,
             in_flight=self._state.in_flight,
             note=self._state.note,
+            succeeded=outcomes[Outcome.SUCCEEDED],
+            chunks_done=self._state.chunks_done,
+            chunks=len(self._job.chunk_keys),
         )
 
     def stop(self) -> None:
@@ -233,6 +239,7 @@ class Engine:
             lost_usd=round(tally.lost_nano / NANO, 9),
             requests=tally.requests,
             attempts=tally.attempts,
+            searches=tally.searches,
             **{outcome.value: count for outcome, count in tally.outcomes.items() if count},
         )
         state.emit(done)
@@ -448,6 +455,7 @@ class Engine:
             if pack is None:
                 return
             self._planner.look()
+            self._local.look()
             try:
                 await self._recovery.process(pack, "first", last_round=False)
             except Exception as error:
@@ -523,6 +531,8 @@ def _summary(done: RunDone) -> dict[str, Any]:
         "cache_hits": tally.cache_hits,
         "requests": tally.requests,
         "attempts": tally.attempts,
+        "searches": tally.searches,
+        "searches_known": dict(tally.searches_known),
         "input_tokens": round(tally.input_tokens),
         "cached_input_tokens": round(tally.cached_input_tokens),
         "output_tokens": round(tally.output_tokens),

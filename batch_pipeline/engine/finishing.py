@@ -140,6 +140,7 @@ class Finisher:
             attempt_id=None if newest is None else newest.attempt_id,
             error_kind=None if good else done.kind,
             error=None if good else f"Row {item.number} ({item.item_id}): {done.message}",
+            ask_anew=done.ask_anew and not good,
         )
         self._finish([(state, item, outcome)])
 
@@ -323,6 +324,7 @@ class Finisher:
         if state.loading or state.left > 0:
             return
         state.loading = True  # closes once
+        self._state.chunks_done += 1
         outcomes = state.tally.outcomes
         key = state.chunk.chunk_key
         self._state.post(

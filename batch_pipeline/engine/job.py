@@ -135,6 +135,9 @@ class RunSettings:
         check_keys: ask each provider, without spending, whether key and model are good before the
             first call.
         lane: how calls travel.
+        chunk_interval_s: rows of a chunk are not begun before so many seconds after those of the
+            chunk before it. Chunks without rows to do, and those that an earlier run has begun, do
+            not wait.
     """
 
     workers: int = 8
@@ -153,6 +156,7 @@ class RunSettings:
     max_outage_s: float = 300.0
     check_keys: bool = True
     lane: LaneSettings = _LANE
+    chunk_interval_s: float = 0.0
 
 
 RouteOf = Callable[[Row], Sequence[Endpoint] | None]
@@ -264,13 +268,17 @@ class Tally:
     Token and cost sums of a chunk are its rows' equal shares of each attempt, so that chunks add
     up to the batch; `lost_nano` is the worst case of calls whose reply never came; it is not part
     of `cost_nano`. `attempts` of a chunk counts each attempt that held one of its rows, so packs
-    over two chunks count in both.
+    over two chunks count in both. `requests` and `attempts` ask models; `searches` are calls to
+    search providers, whose cost, waits and errors are part of the sums; `searches_known` are
+    queries that needed none, by endpoint (of a run only).
     """
 
     outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     cache_hits: int = 0
     requests: int = 0
     attempts: int = 0
+    searches: int = 0
+    searches_known: dict[str, int] = field(default_factory=dict)
     input_tokens: float = 0.0
     cached_input_tokens: float = 0.0
     output_tokens: float = 0.0
@@ -355,7 +363,10 @@ class RunDone:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands, for a progress bar."""
+    """Where a run stands, for a progress bar.
+
+    `chunks_done` of its `chunks` have no row left to do in this run.
+    """
 
     total: int
     done: int
@@ -364,10 +375,14 @@ class Progress:
     blocked: int
     requests: int
     attempts: int
+    searches: int
     cost_usd: float
     rate_wait_s: float
     in_flight: int
     note: str
+    succeeded: int = 0
+    chunks_done: int = 0
+    chunks: int = 0
 
 
 Event = ChunkDone | RunDone

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -18,18 +19,22 @@ from batch_pipeline.engine.step import Step
 class KeyMaker:
     """Makes the cache keys of one step.
 
-    In the key: the content that the prompt uses, step, prompt text, output schema, parameters and
-    the sample index. Not in it: the model (stored beside the result, so that a longer route pays
-    nothing again), the pack, user ids, chunk and batch. The realm is a column of its own.
+    In the key: the content that the prompt uses, step, prompt text, output schema, parameters, how
+    the model may search the web, and the sample index. Not in it: the model (stored beside the
+    result, so that a longer route pays nothing again), the pack, user ids, chunk and batch. The
+    realm is a column of its own.
     """
 
     def __init__(self, step: Step) -> None:
-        parts = {
+        parts: dict[str, Any] = {
             "step": step.name,
             "prompt": step.system_prompt,
             "schema": step.item_schema,
             "temperature": step.temperature,
         }
+        if step.web_search is not None:
+            # Only there: keys of other steps stay as they were before there were searches.
+            parts["web_search"] = asdict(step.web_search)
         prefix = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
         self._prefix = hashlib.blake2b(prefix, digest_size=32)
 

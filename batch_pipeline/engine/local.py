@@ -7,7 +7,8 @@ What belongs here: running the steps of many rows at once. What does not: what a
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from batch_pipeline.engine.finishing import Finisher
@@ -34,15 +35,25 @@ class LocalDesk:
         state: the run.
         finisher: ends rows.
         searcher: asks search providers.
+        has_room: whether the models want so many more rows than wait for them already.
     """
 
-    def __init__(self, state: RunState, finisher: Finisher, searcher: Searcher) -> None:
+    def __init__(
+        self,
+        state: RunState,
+        finisher: Finisher,
+        searcher: Searcher,
+        has_room: Callable[[int], bool],
+    ) -> None:
         self.ledger = state.ledger
         self.clock = state.clock
         self.simulator = state.job.simulator
         self._state = state
         self._finisher = finisher
         self._searcher = searcher
+        self._has_room = has_room
+        self._room = asyncio.Event()
+        self._searching = 0
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
         self._open: dict[str, LocalWork] = {}
@@ -62,6 +73,10 @@ class LocalDesk:
         self._state.before_send.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(self._state.before_send.discard)
+
+    def look(self) -> None:
+        """A worker has taken a pack: there may be room for more rows."""
+        self._room.set()
 
     async def search(self, provider: str, query: SearchQuery, place: Place) -> SearchAnswer:
         """See Tools."""
@@ -84,7 +99,8 @@ class LocalDesk:
         try:
             async with self._slots.setdefault(step.name, asyncio.Semaphore(step.at_once)):
                 work = await self._work_of(step)
-                done = await self._one(work, step, state, item)
+                async with self._turn(step):
+                    done = await self._one(work, step, state, item)
         except asyncio.CancelledError:
             # After a stop the row stays pending: what was asked for it is in the caches.
             if not self._state.stopping:
@@ -131,6 +147,26 @@ class LocalDesk:
         else:
             self._finisher.at_its_end(state, item, done)
         self._state.at_work_no_more(key)
+
+    @asynccontextmanager
+    async def _turn(self, step: LocalStep) -> AsyncIterator[None]:
+        """A row's time at a step; one that searches waits until the models want more rows.
+
+        A budget that ends the run would otherwise have been spent on searches for rows that no
+        model was asked about.
+        """
+        if not step.searches:
+            yield
+            return
+        while not self._has_room(self._searching + 1):
+            self._room.clear()
+            await self._room.wait()
+        self._searching += 1
+        try:
+            yield
+        finally:
+            self._searching -= 1
+            self._room.set()
 
     async def _work_of(self, step: LocalStep) -> LocalWork:
         async with self._opening:

@@ -52,6 +52,8 @@ from batch_pipeline.providers.base import ErrorKind
 _PARKED_POLL_S = 0.25
 _ENQUEUED_POLL_S = 5.0
 _HELD_POLL_S = 0.5
+_FIRST_LEASE = 1
+"""The fence of a chunk that no run had before."""
 _MOST_WAITING = 256
 """Packs that wait for a worker, above which no further chunk is begun."""
 
@@ -105,6 +107,7 @@ class Planner:
         self._parked: dict[str, Member] = {}
         self._later: list[Member] = []
         self._asked_rows: set[tuple[str, int]] = set()
+        self._released_at: float | None = None
 
     async def plan(self) -> None:
         """Feed the workers: lease, look up, claim, pack."""
@@ -121,6 +124,10 @@ class Planner:
             await self._go_on()
         await self.finish()
 
+    def has_room(self, more: int = 1) -> bool:
+        """Whether the workers want so many more rows than wait for them already."""
+        return len(self._packs()) + more <= self._most_waiting
+
     def look(self) -> None:
         """A worker has taken a pack: there may be room for more rows."""
         if self._wants_room:
@@ -129,7 +136,7 @@ class Planner:
     async def _until_room(self) -> None:
         """Wait until the workers want more rows; meanwhile those that are begun go on."""
         self._wants_room = True
-        while len(self._packs()) >= self._most_waiting:
+        while not self.has_room():
             self._news.clear()
             if self._state.advanced:
                 await self._go_on()
@@ -199,6 +206,8 @@ class Planner:
             else:
                 self._finisher.count_as_done(state, item)
         state.left = len(todo)
+        if todo and self._job.settings.chunk_interval_s:
+            await self._keep_interval(state)
         routed = await self._routes.of_rows(state, todo)
         behind = await asyncio.to_thread(self._checkpoints, state, [item for item, _ in routed])
         self._state.advanced += [
@@ -208,8 +217,38 @@ class Planner:
         state.loading = False
         self._finisher.close_if_done(state)
 
+    async def _keep_interval(self, state: ChunkState) -> None:
+        """Wait until rows of a chunk may be begun; meanwhile those before them go on."""
+        interval_s, before = self._job.settings.chunk_interval_s, self._released_at
+        if before is not None and state.fence == _FIRST_LEASE:
+            while (left := before + interval_s - self._clock.now()) > 0:
+                self._news.clear()
+                await self._adopt_parked()
+                await self._go_on()
+                await self._flush()
+                self._state.note = f"Waiting {interval_s:.1f} s before the next chunk"
+                await self._news_within(min(left, _PARKED_POLL_S))
+            self._state.note = ""
+            # the time it took to get here is not the chunk's
+            state.began = self._clock.now()
+        self._released_at = self._clock.now()
+
+    async def _news_within(self, seconds: float) -> None:
+        """Wait for rows that have gone on, but no longer than so many seconds."""
+        waiters = (
+            asyncio.ensure_future(self._news.wait()),
+            asyncio.ensure_future(self._clock.sleep(seconds)),
+        )
+        try:
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+
     async def _take_up(self, step: Step, rows: Sequence[tuple[ChunkState, Item, Route]]) -> None:
         """Bring rows to a step: end those whose answers are stored, ask the others."""
+        if step.web_search is not None:
+            rows = self._able_to_search(step, rows)
         members, spoiled = await asyncio.to_thread(self._questions, step, rows)
         for state, item, problem in spoiled:
             self._finisher.unusable(state, item, problem, step.name)
@@ -223,6 +262,23 @@ class Planner:
                 missed.append(member)
         self._lines.clear()
         await self._claim(missed)
+
+    def _able_to_search(
+        self, step: Step, rows: Sequence[tuple[ChunkState, Item, Route]]
+    ) -> list[tuple[ChunkState, Item, Route]]:
+        """Rows all of whose models can search the web; the others end here."""
+        found = []
+        for state, item, route in rows:
+            unable = [one.label for one in route if not one.endpoint.codec.web_search]
+            if not unable:
+                found.append((state, item, route))
+                continue
+            problem = (
+                f"Its step {step.name} searches the web, and {' and '.join(unable)} cannot. Put "
+                "models of OpenRouter into the route, such as `openrouter/openai/gpt-6-luna`."
+            )
+            self._finisher.unusable(state, item, problem)
+        return found
 
     async def _go_on(self) -> None:
         """Take rows that are through a step to their next one."""

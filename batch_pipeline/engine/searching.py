@@ -107,7 +107,9 @@ class Searcher:
         access = self._access_to(provider)
         key = _key(access.provider, query)
         task = self._asking.get(key)
-        if task is None:
+        if task is not None:
+            self._needs_no_call(access.provider)
+        else:
             task = asyncio.create_task(self._answer(access, query, key, ordinal, chunk))
             self._asking[key] = task
             task.add_done_callback(lambda done: self._answered(key, done))
@@ -133,6 +135,11 @@ class Searcher:
             # Whoever waits for it gets it; perhaps nobody does any more.
             task.exception()
 
+    def _needs_no_call(self, provider: SearchProvider) -> None:
+        """A query is known, or is being asked already."""
+        known = self._state.tally.searches_known
+        known[provider.endpoint] = known.get(provider.endpoint, 0) + 1
+
     def _access_to(self, name: str) -> SearchAccess:
         if name not in self._access:
             self._access[name] = self._state.job.search_access(name)
@@ -152,6 +159,7 @@ class Searcher:
     ) -> SearchAnswer:
         state, provider = self._state, access.provider
         if hit := await asyncio.to_thread(self._look_up, provider, key):
+            self._needs_no_call(provider)
             return _stored(hit)
         claim = ClaimKeys(
             state.ledger.realm, state.owner.owner_id, "realtime", [key], [provider.endpoint]
@@ -162,6 +170,7 @@ class Searcher:
             if hit is not None and self._is_good(provider, hit):
                 if key in claimed.mine:
                     self._release([key])
+                self._needs_no_call(provider)
                 return _stored(hit)
             if key in claimed.mine:
                 break
@@ -196,8 +205,7 @@ class Searcher:
                 if not await self._written_ahead(attempt, gate, ticket):
                     continue
                 for tally in (self._state.tally, chunk.tally):
-                    tally.attempts += 1
-                    tally.requests += sent == 0
+                    tally.searches += 1
                     tally.rate_wait_s += ticket.waited_s
                 sent += 1
                 began = self._clock.now()

@@ -164,6 +164,8 @@ class Settler:
         lost = error.maybe_billed and error.usage is None
         upstream = flight.upstream
         cost = flight.worst_nano if lost else upstream.cost_nano(usage, flight.began)
+        if error.provider_cost_usd is not None:
+            cost = round(error.provider_cost_usd * NANO)
         self.settle(
             Settlement(
                 attempt_id=flight.attempt_id,

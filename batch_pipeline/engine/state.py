@@ -53,6 +53,7 @@ class RunState:
     Attributes:
         tally: what the run did so far.
         total: rows of its chunks.
+        chunks_done: chunks without a row left to do.
         in_flight: calls on the wire.
         wire_limit: how many may be there.
         note: what it waits for, for people.
@@ -93,6 +94,7 @@ class RunState:
         self.owner = Owner.here(job.run_id)
         self.tally = Tally()
         self.total = 0
+        self.chunks_done = 0
         self.in_flight = 0
         self.wire_limit = job.settings.workers
         self.note = ""

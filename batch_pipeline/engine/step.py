@@ -17,8 +17,12 @@ from pydantic import BaseModel
 
 from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.tables import Outcome
+from batch_pipeline.providers.base import WebSearch
 
 Row = Mapping[str, Any]
+
+CITATIONS = "citations"
+"""Beside the model's fields, in what a step gives that searches the web."""
 
 
 def always(row: Row) -> bool:
@@ -57,6 +61,13 @@ class Step:
             later step is not known before the earlier ones have answered. None: from the content.
         shared_by: for estimates as well: rows for which it gives the same JSON value are taken to
             ask the same, as long as the content is not known. None: the whole row.
+        expected_share: for estimates as well: of the rows that may come to take the step, by
+            earlier answers, the share that usually does.
+        web_search: how the model may search the web; None: not at all. What it found stands in the
+            answer as `citations`, a list of `{"title", "url"}`. Rows go one by one.
+
+    Raises:
+        ValueError: rows that search the web are packed, or their answer has a field `citations`.
     """
 
     name: str
@@ -76,6 +87,20 @@ class Step:
     optional: bool = False
     typical_tokens: tuple[int, int] | None = None
     shared_by: Callable[[Row], Any] | None = None
+    expected_share: float = 1.0
+    web_search: WebSearch | None = None
+
+    def __post_init__(self) -> None:
+        if self.web_search is None:
+            return
+        if self.max_items != 1:
+            # citations are the reply's: nobody could tell whose they are
+            raise ValueError(f"the step {self.name} searches the web, so max_items must be 1")
+        if CITATIONS in self.output_model.model_fields:
+            raise ValueError(
+                f"the step {self.name} searches the web, so its answer has `{CITATIONS}` of its "
+                "own: name the model's field otherwise"
+            )
 
     @cached_property
     def item_schema(self) -> dict[str, Any]:
@@ -131,12 +156,15 @@ class Done:
             ends it as that.
         kind: for a row that ends: its `error_kind`, such as `preflight` or `qc`.
         message: for a row that ends: why, and the next step, in plain words.
+        ask_anew: for a row that ends as FAILED or BLOCKED: the models' answers and the documents
+            that led here are not used again when it is retried; what searches have found is.
     """
 
     output: dict[str, Any] = field(default_factory=dict)
     outcome: Outcome = Outcome.SUCCEEDED
     kind: str = ""
     message: str = ""
+    ask_anew: bool = False
 
 
 LocalWork = Callable[[Row, Place], Awaitable[Done]]
@@ -157,6 +185,7 @@ class LocalStep:
             nothing from before it. Not where the document is older than the row's `fresh_after`,
             unless a person edited it.
         at_once: rows that are at work at the same time.
+        searches: search calls of a usual row by provider, for estimates.
     """
 
     name: str
@@ -164,6 +193,7 @@ class LocalStep:
     applies: Callable[[Row], bool] = always
     checkpoint: bool = False
     at_once: int = 16
+    searches: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class EngineThread:
         """Where the run stands."""
         engine = self._engine
         if engine is None:
-            return Progress(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0, "starting")
+            return Progress(0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0, "starting")
         return engine.progress()
 
     def stop(self) -> None:

@@ -131,7 +131,7 @@ class Upstream:
         *,
         batch: bool = False,
     ) -> int:
-        """What an attempt can cost at most.
+        """What an attempt can cost at most, with the fees of the step's web search.
 
         No tokenizer makes more tokens of a text than it has bytes. System prompt and schema are the
         same in every request of a step, so together they never take more tokens than the smallest
@@ -152,7 +152,9 @@ class Upstream:
         if least := self.of_step(step).least_input:
             most = min(most, least + user_bytes)
         # no codec asks for the one hour kind of prompt cache
-        return pricer.worst_nano(most, output_bound, at, long_cache=False)
+        return pricer.worst_nano(
+            most, output_bound, at, web_search=step.web_search, long_cache=False
+        )
 
     def learn(self, step: Step, usage: Usage, items: int) -> None:
         """Take note of what a reply used."""

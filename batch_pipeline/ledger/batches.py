@@ -32,16 +32,29 @@ REFUSED = "refused"
 INPUT_ERROR = "input"
 """`error_kind` of a row that could not be read: retrying cannot help, a corrected file can."""
 
+UNCHANGED = "unchanged"
+"""`error_kind` of a row that is skipped because of what came of it before."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """One row to ingest: `problem` makes it failed, `skip` skipped; else it is pending."""
+    """One row to ingest: `problem` makes it failed, `skip` and `unchanged` skipped; else pending.
+
+    Attributes:
+        item_id: its id in the batch.
+        number: its number in the table.
+        row: its values.
+        problem: why it cannot be used.
+        skip: why there is nothing to ask about it.
+        unchanged: why it need not be asked about again.
+    """
 
     item_id: str
     number: int
     row: Mapping[str, Any]
     problem: str = ""
     skip: str = ""
+    unchanged: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +145,31 @@ def _spool_items(rows: Iterable[NewItem], spool: SpooledTemporaryFile[bytes]) ->
         count += 1
         row = orjson.dumps(item.row, option=orjson.OPT_NON_STR_KEYS).decode()
         digest.update(f"{item.item_id}\x1f{row}\x1f{item.problem}\x1e".encode())
-        spool.write(orjson.dumps([item.item_id, item.number, row, item.problem, item.skip]))
+        facts = [item.item_id, item.number, row, item.problem, item.skip, item.unchanged]
+        spool.write(orjson.dumps(facts))
         spool.write(b"\n")
     return count, digest.hexdigest()
 
 
 def _insert_items(
-    connection: sa.Connection, realm: str, batch_id: str, now: float, lines: Iterable[bytes]
+    connection: sa.Connection,
+    realm: str,
+    batch_id: str,
+    now: float,
+    fresh_after: float,
+    lines: Iterable[bytes],
 ) -> None:
     """Insert spooled rows, a thousand at a time."""
     buffer: list[dict[str, Any]] = []
     for ordinal, line in enumerate(lines):
-        item_id, number, row, problem, skip = orjson.loads(line)
+        item_id, number, row, problem, skip, unchanged = orjson.loads(line)
         outcome, kind, error = Outcome.PENDING, None, None
         if problem:
             outcome, kind, error = Outcome.FAILED, INPUT_ERROR, problem
         elif skip:
             outcome, kind, error = Outcome.SKIPPED, "skipped", skip
+        elif unchanged:
+            outcome, kind, error = Outcome.SKIPPED, UNCHANGED, unchanged
         buffer.append(
             {
                 "realm": realm,
@@ -161,6 +182,7 @@ def _insert_items(
                 "error_kind": kind,
                 "error": error,
                 "settled_at": None if outcome is Outcome.PENDING else now,
+                "fresh_after": fresh_after,
             }
         )
         if len(buffer) >= 1_000:
@@ -182,6 +204,7 @@ def ingest(
     chunk_size: int,
     launch: str,
     warnings: list[str],
+    forced: bool = False,
 ) -> tuple[Batch, bool]:
     """Write a batch, its chunks and its items; a batch is immutable afterwards.
 
@@ -201,6 +224,7 @@ def ingest(
         chunk_size: rows per chunk; raised so that a batch has at most MAX_CHUNKS chunks.
         launch: `door`, `sensor` or TRIAL: who starts the LLM run.
         warnings: read after the rows are consumed, so the reader may still be filling it.
+        forced: a new batch is a generation of its own: answers from before it are no hits.
 
     Returns:
         The batch, and whether it is new.
@@ -230,7 +254,8 @@ def ingest(
                     f"({count:,} rows).",
                     "Choose another --batch name, or leave it out: one is made from the content.",
                 )
-            _insert_items(connection, realm, batch_id, now, spool)
+            fresh_after = now if forced else 0.0
+            _insert_items(connection, realm, batch_id, now, fresh_after, spool)
             size = max(chunk_size, -(-count // MAX_CHUNKS))
             chunk_count = -(-count // size)
             connection.execute(
@@ -249,8 +274,8 @@ def ingest(
                     "options": orjson.dumps(dict(options)).decode(),
                     "warnings": orjson.dumps(warnings).decode(),
                     "launch": launch,
-                    "generation": 0,
-                    "fresh_after": 0.0,
+                    "generation": int(forced),
+                    "fresh_after": fresh_after,
                     "created_at": now,
                 },
             )
@@ -302,6 +327,11 @@ def _batch(row: sa.RowMapping) -> Batch:
 def set_budget(ledger: Ledger, batch_id: str, budget_nano: int) -> None:
     """Bound what a batch may cost in all its runs, from now on."""
     _set_on_batch(ledger, batch_id, {"budget_nano": budget_nano})
+
+
+def set_options(ledger: Ledger, batch_id: str, options: Mapping[str, Any]) -> None:
+    """Replace what later runs of a batch need to know."""
+    _set_on_batch(ledger, batch_id, {"options": orjson.dumps(dict(options)).decode()})
 
 
 def set_estimate(ledger: Ledger, batch_id: str, estimate: Mapping[str, Any]) -> None:
@@ -433,6 +463,8 @@ def unfinished_chunks(connection: sa.Connection, realm: str, batch_id: str) -> l
 def start_generation(ledger: Ledger, batch_id: str, limit: int | None = None) -> int:
     """Make finished rows of a batch pending again (`--force`); old results are no hits for them.
 
+    Rows that were skipped as unchanged are among them.
+
     A forced generation that has not ended is continued, not started over, so that a killed forced
     run resumes.
 
@@ -470,14 +502,13 @@ def start_generation(ledger: Ledger, batch_id: str, limit: int | None = None) ->
             .where(batches.c.realm == realm, batches.c.batch_id == batch_id)
             .values(generation=batch.generation + 1, fresh_after=now)
         )
-        reset = sa.and_(
-            mine,
-            items.c.outcome.in_(
-                [Outcome.SUCCEEDED.value, Outcome.FAILED.value, Outcome.BLOCKED.value]
-            ),
-            sa.func.coalesce(items.c.error_kind, "") != INPUT_ERROR,
+        kind = sa.func.coalesce(items.c.error_kind, "")
+        ended = items.c.outcome.in_(
+            [Outcome.SUCCEEDED.value, Outcome.FAILED.value, Outcome.BLOCKED.value]
         )
-        return _ask_anew(connection, reset, limit, now)
+        unchanged = sa.and_(items.c.outcome == Outcome.SKIPPED.value, kind == UNCHANGED)
+        reset = sa.and_(mine, sa.or_(ended, unchanged), kind != INPUT_ERROR)
+        return ask_anew(connection, reset, limit, now)
 
 
 def renew_blocked(ledger: Ledger, batch_id: str, limit: int | None = None) -> int:
@@ -500,10 +531,10 @@ def renew_blocked(ledger: Ledger, batch_id: str, limit: int | None = None) -> in
         sa.func.coalesce(items.c.error_kind, "") != REFUSED,
     )
     with ledger.write() as connection:
-        return _ask_anew(connection, blocked, limit, ledger.now(connection))
+        return ask_anew(connection, blocked, limit, ledger.now(connection))
 
 
-def _ask_anew(
+def ask_anew(
     connection: sa.Connection, chosen: sa.ColumnElement[bool], limit: int | None, now: float
 ) -> int:
     """Make rows pending, the first so many; answers from before `now` are no hits for them."""
@@ -622,7 +653,10 @@ UNLEASE_CHUNK: Operation[None] = Operation("unlease chunk", 61, _unlease_chunks)
 
 @dataclass(frozen=True, slots=True)
 class ItemOutcome:
-    """What an item came to; all fields are columns of `items`."""
+    """What an item came to; all fields but `ask_anew` are columns of `items`.
+
+    `ask_anew`: answers and documents from before are of no use to it when it is asked again.
+    """
 
     ordinal: int
     outcome: Outcome
@@ -633,6 +667,7 @@ class ItemOutcome:
     error_kind: str | None = None
     error: str | None = None
     cost_nano: int = 0
+    ask_anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -646,13 +681,14 @@ class FinishItems:
     outcomes: Sequence[ItemOutcome]
 
 
+_ITEM = sa.and_(
+    items.c.realm == sa.bindparam("b_realm"),
+    items.c.batch_id == sa.bindparam("b_batch"),
+    items.c.ordinal == sa.bindparam("b_ordinal"),
+)
 _FINISH = (
     items.update()
-    .where(
-        items.c.realm == sa.bindparam("b_realm"),
-        items.c.batch_id == sa.bindparam("b_batch"),
-        items.c.ordinal == sa.bindparam("b_ordinal"),
-    )
+    .where(_ITEM)
     .values(
         outcome=sa.bindparam("outcome"),
         cached=sa.bindparam("cached"),
@@ -666,6 +702,7 @@ _FINISH = (
         lane_tries=0,
     )
 )
+_FORGET = items.update().where(_ITEM).values(fresh_after=sa.bindparam("b_now"))
 
 
 def finish_items(
@@ -705,6 +742,19 @@ def finish_items(
         for outcome in request.outcomes
     ]
     execute_many(connection, _FINISH, rows)
+    anew = [
+        {
+            "b_realm": request.realm,
+            "b_batch": request.batch_id,
+            "b_ordinal": outcome.ordinal,
+            "b_now": now,
+        }
+        for request, mine in zip(requests, held, strict=True)
+        if mine
+        for outcome in request.outcomes
+        if outcome.ask_anew
+    ]
+    execute_many(connection, _FORGET, anew)
     return held
 
 

@@ -53,6 +53,7 @@ class AnthropicCodec:
     """The Claude API."""
 
     provider = "anthropic"
+    web_search = False
 
     def build(self, request: LlmRequest, *, key: str, base_url: str) -> WireCall:
         """See Codec.build."""

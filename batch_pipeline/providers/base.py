@@ -180,6 +180,7 @@ class ProviderError(Exception):
         code: the provider's machine-readable code, for example `rate_limit_exceeded`.
         retry_after_s: how long the provider asks to wait, in seconds.
         usage: tokens billed for the failed attempt, where the body says so.
+        provider_cost_usd: its price where the body states that (OpenRouter), in USD.
         maybe_billed: whether the provider may have done the work although no usable reply came
             (timeout, cut connection).
         request_id: the provider's id of the exchange, for support.
@@ -194,6 +195,7 @@ class ProviderError(Exception):
         code: str = "",
         retry_after_s: float | None = None,
         usage: Usage | None = None,
+        provider_cost_usd: float | None = None,
         maybe_billed: bool = False,
         request_id: str = "",
     ) -> None:
@@ -204,6 +206,7 @@ class ProviderError(Exception):
         self.code = code
         self.retry_after_s = retry_after_s
         self.usage = usage
+        self.provider_cost_usd = provider_cost_usd
         self.maybe_billed = maybe_billed
         self.request_id = request_id
 
@@ -233,9 +236,15 @@ class RateSignals:
 
 
 class Codec(Protocol):
-    """One provider's wire protocol, pure: no I/O, no environment, no clock."""
+    """One provider's wire protocol, pure: no I/O, no environment, no clock.
+
+    Attributes:
+        provider: provider name.
+        web_search: whether its models can search the web; `build` refuses such a request otherwise.
+    """
 
     provider: str
+    web_search: bool
 
     def build(self, request: LlmRequest, *, key: str, base_url: str) -> WireCall:
         """The HTTP call for `request`. The same body serves the Batch API (later).

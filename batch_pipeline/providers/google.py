@@ -56,6 +56,7 @@ class GoogleCodec:
     """The Gemini Developer API."""
 
     provider = "google"
+    web_search = False
 
     def build(self, request: LlmRequest, *, key: str, base_url: str) -> WireCall:
         """See Codec.build."""

@@ -47,6 +47,7 @@ class OpenAICodec:
     """OpenAI itself."""
 
     provider = "openai"
+    web_search = False
     _bound = "max_completion_tokens"
 
     def build(self, request: LlmRequest, *, key: str, base_url: str) -> WireCall:

@@ -19,6 +19,7 @@ from batch_pipeline.providers.base import (
     Citation,
     ErrorKind,
     LlmRequest,
+    ProviderError,
     RateSignals,
     Reply,
     WireReply,
@@ -30,11 +31,18 @@ class OpenRouterCodec(OpenAICodec):
     """OpenRouter; models are named `<maker>/<model>`."""
 
     provider = "openrouter"
+    web_search = True
     _bound = "max_tokens"
 
     def read(self, reply: WireReply) -> Reply:
         """See Codec.read; the pages that a web search found are its citations."""
-        answer = super().read(reply)
+        try:
+            answer = super().read(reply)
+        except ProviderError as error:
+            if error.usage is not None:
+                # fees of searches are in the stated price alone
+                error.provider_cost_usd = self._cost(wire.parse_object(reply) or {})
+            raise
         if b"url_citation" not in reply.body:
             return answer
         choice = wire.first_dict(orjson.loads(reply.body).get("choices"))

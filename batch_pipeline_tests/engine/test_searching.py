@@ -105,7 +105,9 @@ def test_a_query_is_asked_once_for_all_rows_and_all_batches(
     assert ran.outcomes == {"succeeded": 40}
     assert calls(simulator) == QUERIES
     assert attempts_of(bench) == {("settled", ""): QUERIES}
-    assert ran.done.tally.attempts == 40 + QUERIES
+    tally = ran.done.tally
+    assert (tally.requests, tally.attempts, tally.searches) == (40, 40, QUERIES)
+    assert sum(chunk.tally.searches for chunk in ran.chunks) == QUERIES
     other = bench.ingest(write_rows(tmp_path / "other.csv", [*rows_of(40), *topics(1)][:39]))
     run(bench, other, "other")
     assert calls(simulator) == QUERIES

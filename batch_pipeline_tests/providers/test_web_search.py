@@ -125,6 +125,7 @@ def test_the_body_of_the_plugin_equals_what_the_sdk_sent() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(PROVIDERS) - {"openrouter"}))
 def test_other_providers_name_openrouter(name: str) -> None:
+    assert not PROVIDERS[name].codec.web_search and CODEC.web_search
     request = LlmRequest("some-model", "s", "hi", web_search=WebSearch())
     with pytest.raises(UsageError, match=f"{name}/some-model") as caught:
         PROVIDERS[name].codec.build(request, key="k", base_url="http://h")
