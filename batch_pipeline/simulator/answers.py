@@ -6,17 +6,19 @@ What does not live here: the provider's envelope around the text (`wire`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from batch_pipeline.simulator import tokens
-from batch_pipeline.simulator.config import ARTICLE_FAULTS, FaultRule
+from batch_pipeline.simulator.config import CONTENT_FAULTS, FaultRule
 from batch_pipeline.simulator.draws import fingerprint, pick
 from batch_pipeline.simulator.items import Item
 from batch_pipeline.simulator.schema import Generated, Source, generate, generate_element
+from batch_pipeline.simulator.writers import PLAIN, Background
 
 _PLAIN_WORDS = 24
+_PROSE = "This is what I could find out about the brand, in my own words:"
 REFUSAL = "I'm sorry, but I can't help with that."
 
 
@@ -28,13 +30,13 @@ class Answer:
         text: the answer as far as the output bound lets it go.
         output_tokens: of that text.
         cut: whether the bound cut it.
-        has_article: whether an article is in it, which faults of articles hit.
+        written: kinds of what was written in it for items, which faults of content hit.
     """
 
     text: str
     output_tokens: int
     cut: bool
-    has_article: bool = False
+    written: frozenset[str] = frozenset()
 
 
 def answer(
@@ -45,6 +47,7 @@ def answer(
     max_tokens: int | None,
     broken: Sequence[FaultRule] = (),
     whole: str | None = None,
+    background: Background = PLAIN,
 ) -> Answer:
     """Make the answer to a request.
 
@@ -54,19 +57,23 @@ def answer(
         items: the packed items found in that text.
         max_tokens: the output bound.
         broken: faults of single items of the answer.
-        whole: `malformed_json` or `truncated`; other whole-reply faults are the envelope's.
+        whole: one of `TEXT_FAULTS`; other whole-reply faults are the envelope's.
+        background: what it depends on beside the request's own text.
     """
     words = user_text.split()
-    has_article = False
+    written: frozenset[str] = frozenset()
     if schema is None:
         text = f"You said: {' '.join(words[:_PLAIN_WORDS])}"
     else:
         source = Source(words, fingerprint(user_text.encode("utf-8", "replace")))
-        generated = generate(schema, source=source, items=items)
-        has_article = generated.has_article and generated.elements is not None
+        generated = generate(schema, source=source, items=items, background=background)
+        if generated.elements is not None:
+            written = frozenset(generated.written)
         _break_all(broken, schema, generated, items)
         text = json.dumps(generated.value, ensure_ascii=False, separators=(",", ":"))
-    if whole == "malformed_json":
+    if whole == "brand_prose":
+        text = f"{_PROSE} {' '.join(words[:_PLAIN_WORDS])}"
+    elif whole in ("malformed_json", "voter_down"):
         text = f"Here is the result:\n{text[: len(text) * 2 // 3]}"
     # JSON inside the prompt can hold half a surrogate pair, which no reply can carry.
     text = text.encode("utf-8", "replace").decode()
@@ -75,9 +82,9 @@ def answer(
     if whole == "truncated":
         limit = min(limit, max(1, output_tokens // 2))
     if output_tokens <= limit and whole != "truncated":
-        return Answer(text, output_tokens, cut=False, has_article=has_article)
+        return Answer(text, output_tokens, cut=False, written=written)
     cut = tokens.truncate(text, limit)
-    return Answer(cut, min(limit, output_tokens), cut=True, has_article=has_article)
+    return Answer(cut, min(limit, output_tokens), cut=True, written=written)
 
 
 def _break_all(
@@ -92,7 +99,7 @@ def _break_all(
     pairs = list(zip(items, elements, strict=False))
     _spoil(rules, schema, generated, pairs)
     for rule in rules:
-        if rule.kind in ARTICLE_FAULTS:
+        if rule.kind in CONTENT_FAULTS:
             continue
         for item, element in _hit(rule, pairs):
             _BREAKERS[rule.kind](schema, generated, elements, item, element)
@@ -101,19 +108,29 @@ def _break_all(
 def _spoil(
     rules: Sequence[FaultRule], schema: Any, generated: Generated, pairs: list[tuple[Item, Any]]
 ) -> None:
-    """Write the articles anew that have flaws: all flaws of an article at once."""
+    """Write anew what has flaws: all flaws of an item's at once."""
     flaws: dict[int, set[str]] = {}
     for rule in rules:
-        if rule.kind in ARTICLE_FAULTS:
+        if rule.kind in CONTENT_FAULTS:
             for _, element in _hit(rule, pairs):
                 flaws.setdefault(id(element), set()).add(rule.kind)
     for item, element in pairs:
         kinds = flaws.get(id(element))
         if kinds:
-            element.update(generate_element(schema, generated.element_schema, item, flaws=kinds))
+            element.update(_made(schema, generated, item, flaws=kinds))
+
+
+def _made(
+    schema: Any, generated: Generated, item: Item, salt: str = "", flaws: Collection[str] = ()
+) -> Any:
+    return generate_element(
+        schema, generated.element_schema, item, salt, flaws, generated.background
+    )
 
 
 def _hit(rule: FaultRule, pairs: list[tuple[Item, Any]]) -> list[tuple[Item, Any]]:
+    if rule.voter is not None:
+        pairs = [(item, element) for item, element in pairs if item.voter == rule.voter]
     if rule.match is not None:
         return [(item, element) for item, element in pairs if rule.match in item.text]
     if rule.kind == "corrupt_ids" or not pairs:
@@ -142,7 +159,7 @@ def _duplicate(
 def _other_content(schema: Any, generated: Generated, item: Item, first: Any) -> Any:
     made = first
     for salt in range(1, 9):
-        made = generate_element(schema, generated.element_schema, item, f"#{salt}")
+        made = _made(schema, generated, item, f"#{salt}")
         made["id"] = first["id"]
         if made != first:
             return made
@@ -162,7 +179,7 @@ def _rename(
 def _extra(
     schema: Any, generated: Generated, elements: list[Any], item: Item, element: Any
 ) -> None:
-    added = generate_element(schema, generated.element_schema, item, "#extra")
+    added = _made(schema, generated, item, "#extra")
     added["id"] = _unknown_id(element["id"])
     elements.append(added)
 

@@ -6,6 +6,7 @@ They come from a file or `PUT /_sim/config`. What does not live here: what a fau
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -28,6 +29,8 @@ WholeReplyFault = Literal[
     "truncated",
     "refusal",
     "empty",
+    "voter_down",
+    "brand_prose",
 ]
 AnswerFault = Literal[
     "drop_id", "duplicate_id", "rename_id", "corrupt_ids", "extra_id", "invalid_item"
@@ -43,6 +46,10 @@ ArticleFault = Literal[
     "article_no_disclaimer",
     "article_link_thrice",
 ]
+CardsFault = Literal["cards_short", "cards_bad"]
+VoteFault = Literal["votes_same", "votes_reject", "votes_unsure"]
+TopicFault = Literal["objectives_generic", "no_findings"]
+BrandFault = Literal["brand_empty"]
 JobFault = Literal[
     "batch_create", "batch_fail", "batch_expire", "batch_partial", "upload", "download", "poll"
 ]
@@ -50,14 +57,32 @@ Lane = Literal["realtime", "batch"]
 KeyMark = Literal["no_credit", "spend_limit", "daily_quota"]
 
 ARTICLE_FAULTS: frozenset[str] = frozenset(ArticleFault.__args__)  # type: ignore[attr-defined]
-ANSWER_FAULTS: frozenset[str] = ARTICLE_FAULTS | frozenset(
+# Faults of what is written for items, and the kinds of writing that they hit: `article`, or one
+# of `writers`. `web` is a reply with pages that a web search found.
+CONTENT_FAULTS: Mapping[str, frozenset[str]] = {
+    **{kind: frozenset({"article"}) for kind in ARTICLE_FAULTS},
+    "cards_short": frozenset({"cards"}),
+    "cards_bad": frozenset({"cards"}),
+    "votes_same": frozenset({"vote"}),
+    "votes_reject": frozenset({"vote"}),
+    "votes_unsure": frozenset({"vote"}),
+    "objectives_generic": frozenset({"synthesis"}),
+    "no_findings": frozenset({"findings", "web"}),
+    "brand_empty": frozenset({"insights"}),
+}
+# Faults of the whole text of an answer that hit just such writing.
+_TEXTS_OF = {"voter_down": frozenset({"vote"}), "brand_prose": frozenset({"brand", "insights"})}
+ANSWER_FAULTS: frozenset[str] = frozenset(CONTENT_FAULTS) | frozenset(
     AnswerFault.__args__  # type: ignore[attr-defined]
 )
+# Faults that change the text of an answer, as those of items do.
+TEXT_FAULTS = frozenset({"malformed_json", "truncated", *_TEXTS_OF})
 JOB_FAULTS: frozenset[str] = frozenset(JobFault.__args__)  # type: ignore[attr-defined]
 # Faults that a call of a search provider can have.
 SEARCH_FAULTS = frozenset(
-    {"status", "hang", "refuse", "cut", "cut_body", "html", "error_body", "malformed_json"}
-)
+    {"status", "hang", "refuse", "cut", "cut_body", "html", "error_body", "malformed_json",
+     "no_findings"}
+)  # fmt: skip
 # Faults of the connection, which a line of a batch job does not have.
 WIRE_FAULTS = frozenset({"hang", "refuse", "cut", "cut_body", "html", "error_body"})
 TAVILYS_OWN = (432, 433)
@@ -116,6 +141,7 @@ class FaultRule(_Scope):
         share: hit this share of the requests, drawn from seed, body and how often it was seen.
         count: hit at most this many requests; alone it hits the first ones.
         match: text that must occur in the request (for a fault of single items: in the item).
+        voter: hit only votes of this voter.
         after: let the first `after - 1` requests in scope pass.
         billed: whether the provider charges for it; None = as the provider does.
         status: of `status` and `html`.
@@ -128,10 +154,20 @@ class FaultRule(_Scope):
             `batch_expire` and `batch_partial`: the part of the lines that is answered.
     """
 
-    kind: WholeReplyFault | AnswerFault | ArticleFault | JobFault
+    kind: (
+        WholeReplyFault
+        | AnswerFault
+        | ArticleFault
+        | CardsFault
+        | VoteFault
+        | TopicFault
+        | BrandFault
+        | JobFault
+    )
     share: float | None = Field(default=None, ge=0, le=1)
     count: int | None = Field(default=None, ge=0)
     match: str | None = None
+    voter: str | None = None
     after: int = Field(default=1, ge=1)
     billed: bool | None = None
     status: int | None = None
@@ -150,6 +186,8 @@ class FaultRule(_Scope):
             raise ValueError(f"status {self.status} is one that only tavily has: name the provider")
         if self.kind in JOB_FAULTS and self.status not in (None, *STATUSES):
             raise ValueError(f"status is one of {', '.join(map(str, STATUSES))}, or absent: a cut")
+        if self.kind == "voter_down" and not self.voter:
+            raise ValueError("a voter_down fault needs voter, such as clarity")
         if self.made and self.kind != "batch_create":
             raise ValueError("only a batch_create fault can have made the job")
         if self.kind == "html" and self.status not in (None, 200, 503):
@@ -157,6 +195,11 @@ class FaultRule(_Scope):
         if self.echo_key and self.kind not in ("status", "html", "error_body"):
             raise ValueError("only a status, html or error_body fault can quote the key")
         return self
+
+    def suits(self, written: Collection[str], voters: Collection[str | None]) -> bool:
+        """Say whether it can hit an answer with such writing, about votes of these voters."""
+        of = CONTENT_FAULTS.get(self.kind) or _TEXTS_OF.get(self.kind)
+        return (of is None or not of.isdisjoint(written)) and self.voter in (None, *voters)
 
 
 class BatchSetting(_Scope):
@@ -216,6 +259,7 @@ class SimulatorConfig(_Setting):
         tavily_per_minute: calls of each Tavily key; its bucket holds a tenth of that.
         sheets_reads_per_minute: of each key of Google Sheets, in all its spreadsheets.
         sheets_writes_per_minute: likewise; a batch of changes counts as one.
+        slips: share of flashcards, and of answers about brands, that are not quite as asked for.
     """
 
     seed: str = "simulator"
@@ -232,6 +276,7 @@ class SimulatorConfig(_Setting):
     tavily_per_minute: float = Field(default=100, gt=0)
     sheets_reads_per_minute: float = Field(default=60, gt=0)
     sheets_writes_per_minute: float = Field(default=60, gt=0)
+    slips: float = Field(default=0.07, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check_scopes(self) -> SimulatorConfig:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from batch_pipeline.simulator.config import (
     ANSWER_FAULTS,
-    ARTICLE_FAULTS,
     JOB_FAULTS,
     WIRE_FAULTS,
     FaultRule,
     Lane,
 )
 from batch_pipeline.simulator.draws import draw
+from batch_pipeline.simulator.items import Item
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,26 @@ class FaultPlan:
         key: str,
         body_sha: str,
         text: str,
-        item_texts: Iterable[str],
-        has_article: bool,
+        items: Sequence[Item],
+        written: Collection[str],
         lane: Lane = "realtime",
     ) -> Verdict:
-        """Draw what goes wrong with an admitted request or a line of a batch job."""
+        """Draw what goes wrong with an admitted request or a line of a batch job.
+
+        `written` has the kinds of what is written in the right answer, see `config`.
+        """
         if not self._rules:
             return Verdict()
         self._seen[body_sha] += 1
-        item_texts = list(item_texts)
+        item_texts = [item.text for item in items]
+        voters = {item.voter for item in items}
         item_rules = []
         for index, rule in enumerate(self._rules):
             per_item = rule.kind in ANSWER_FAULTS
             where = item_texts if per_item and item_texts else [text, *item_texts]
             if rule.kind in JOB_FAULTS or rule.lane not in (None, lane):
                 continue
-            if rule.kind in ARTICLE_FAULTS and not has_article:
+            if not rule.suits(written, voters):
                 continue
             if lane == "batch" and rule.kind in WIRE_FAULTS:
                 # A line has no connection that could break.
@@ -113,6 +117,8 @@ class FaultPlan:
         for index, rule in enumerate(self._rules):
             if rule.kind not in kinds or (lane and rule.lane not in (None, lane)):
                 continue
+            if rule.voter is not None:
+                continue  # of votes, and this call is none
             if not counted:
                 self._seen[seen] += 1
                 counted = True

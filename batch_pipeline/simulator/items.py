@@ -40,6 +40,21 @@ class Item:
         """Name of the content; the id has no part in it."""
         return fingerprint(json.dumps(self.content, sort_keys=True).encode())
 
+    @property
+    def voter(self) -> str | None:
+        """Who is asked to vote, where a vote is asked for."""
+        voter = self.content.get("voter")
+        return voter if isinstance(voter, str) else None
+
+    @property
+    def subject(self) -> str:
+        """What a web search is made for: the topic or brand, else the words."""
+        for name in ("topic", "brand_name"):
+            said = self.content.get(name)
+            if isinstance(said, str) and said.strip():
+                return said
+        return " ".join(self.words)
+
     @cached_property
     def words(self) -> list[str]:
         """The words of the longest text field."""

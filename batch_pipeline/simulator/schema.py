@@ -1,7 +1,7 @@
 """Makes an answer that a JSON Schema accepts and that quotes the input, deterministically.
 
 What does not live here: finding the items in a request (`items`), breaking answers (`answers`) and
-writing the articles that some schemas ask for (`prose`).
+writing what some schemas ask for: articles (`prose`), cards, votes, brands (`writers`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from batch_pipeline.simulator.draws import draw, pick
 from batch_pipeline.simulator.items import Item
 from batch_pipeline.simulator.prose import Brief, Plan, write_article, write_outline
+from batch_pipeline.simulator.writers import PLAIN, Asked, Background, writer_for
 
 Schema = dict[str, Any]
 
@@ -90,12 +91,14 @@ class Source:
     """What an answer is about: the words it quotes and the content that its choices depend on.
 
     Attributes:
-        content: the item's fields, which an article takes as its brief.
+        content: the item's fields, which what is written goes by.
+        salt: of what is written from them; `content_sha` has it in it.
     """
 
     words: Sequence[str]
     content_sha: str
     content: Mapping[str, Any] = field(default_factory=dict)
+    salt: str = ""
 
 
 @dataclass
@@ -106,33 +109,47 @@ class Generated:
         value: the answer; `elements` is the very list inside it, so a change there shows here.
         elements: one per item, or None when the answer has no array for them.
         element_schema: what one element must satisfy.
-        has_article: whether an article was written.
+        background: what it depends on beside the request's own text.
+        written: kinds of what was written from the content of items: `article`, or of `writers`.
     """
 
     value: Any
     elements: list[Any] | None = None
     element_schema: Schema = field(default_factory=dict)
-    has_article: bool = False
+    background: Background = PLAIN
+    written: set[str] = field(default_factory=set)
 
 
-def generate(schema: Any, *, source: Source, items: Sequence[Item] = ()) -> Generated:
+def generate(
+    schema: Any,
+    *,
+    source: Source,
+    items: Sequence[Item] = (),
+    background: Background = PLAIN,
+) -> Generated:
     """Make the answer to a request.
 
     Args:
         schema: a JSON Schema (see `from_openapi` for Gemini's own dialect).
         source: the whole request, for all that belongs to no item.
         items: the packed items; the first array of objects with `id` gets one element for each.
+        background: what the answer depends on beside the request's own text.
     """
-    generator = _Generator(schema, items)
-    generated = Generated(generator.value(schema, source, "$", 0))
+    generator = _Generator(schema, items, background)
+    generated = Generated(generator.value(schema, source, "$", 0), background=background)
     generated.elements = generator.elements
     generated.element_schema = generator.element_schema
-    generated.has_article = generator.has_article
+    generated.written = generator.written
     return generated
 
 
 def generate_element(
-    root: Any, element_schema: Schema, item: Item, salt: str = "", flaws: Collection[str] = ()
+    root: Any,
+    element_schema: Schema,
+    item: Item,
+    salt: str = "",
+    flaws: Collection[str] = (),
+    background: Background = PLAIN,
 ) -> Any:
     """Make one element of a packed answer; another salt gives other content.
 
@@ -141,10 +158,11 @@ def generate_element(
         element_schema: the element's part of it.
         item: what it is about.
         salt: of every choice.
-        flaws: of the article in it, see `write_article`.
+        flaws: of what is written in it, see `write_article` and `writers`.
+        background: as it was for the whole answer.
     """
-    source = Source(item.words, item.content_sha + salt, item.content)
-    return _Generator(root, (), flaws).element(element_schema, item, source)
+    source = Source(item.words, item.content_sha + salt, item.content, salt)
+    return _Generator(root, (), background, flaws).element(element_schema, item, source)
 
 
 def resolve(root: Any, schema: Any) -> Schema:
@@ -220,11 +238,18 @@ def _type_of(schema: Schema) -> str:
 
 
 class _Generator:
-    def __init__(self, root: Any, items: Sequence[Item], flaws: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        root: Any,
+        items: Sequence[Item],
+        background: Background,
+        flaws: Collection[str] = (),
+    ) -> None:
         self._root = root
         self._items = items
+        self._background = background
         self._flaws = flaws
-        self.has_article = False
+        self.written: set[str] = set()
         self.elements: list[Any] | None = None
         self.element_schema: Schema = {}
 
@@ -277,10 +302,13 @@ class _Generator:
     def _object(self, schema: Schema, source: Source, path: str, depth: int) -> dict[str, Any]:
         properties = schema.get("properties") or {}
         required = schema.get("required") or []
+        written = self._written(properties, source)
         result: dict[str, Any] = {}
         for name, child in properties.items():
+            if name in written:
+                result[name] = written[name]
             # Recursive schemas end where nothing more is required.
-            if depth < _MAX_DEPTH or name in required:
+            elif depth < _MAX_DEPTH or name in required:
                 result[name] = self.value(child, source, f"{path}.{name}", depth + 1)
         for name in required:
             if name not in result:
@@ -295,6 +323,20 @@ class _Generator:
         self._write(result, properties, source)
         return result
 
+    def _written(self, properties: Schema, source: Source) -> dict[str, Any]:
+        """The fields that a writer fills from the item's content."""
+        writer = writer_for(properties, source.content) if source.content else None
+        if writer is None:
+            return {}
+        fields = {name: self._resolved(properties[name]) for name in writer.fields}
+        for name, one in fields.items():
+            if "items" in one:
+                fields[name] = {**one, "items": self._resolved(one["items"])}
+        if not writer.suits(fields):
+            return {}
+        self.written.add(writer.kind)
+        return writer.write(Asked(source.content, self._background, source.salt, self._flaws))
+
     def _write(self, result: dict[str, Any], properties: Schema, source: Source) -> None:
         """Put an article or an outline where the schema asks for one."""
         if self._is_free(properties.get("markdown")):
@@ -302,7 +344,7 @@ class _Generator:
             article = write_article(brief, source.content_sha, self._flaws)
             self._put(result, properties, "markdown", article.markdown)
             self._put(result, properties, "title", article.title)
-            self.has_article = True
+            self.written.add("article")
         section = self._resolved(self._resolved(properties.get("sections")).get("items"))
         fields = section.get("properties") or {}
         points = self._resolved(fields.get("points"))

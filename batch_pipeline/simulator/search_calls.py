@@ -27,7 +27,7 @@ from batch_pipeline.simulator.work import Work
 
 _HTML = "<html><head><title>Error</title></head><body><h1>{}</h1></body></html>"
 # These are paid for all the same: the work was done.
-_CHARGED = frozenset({"hang", "cut", "cut_body", "malformed_json"})
+_CHARGED = frozenset({"hang", "cut", "cut_body", "malformed_json", "no_findings"})
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,8 @@ class SearchCalls(ABC):
             headers = {"retry-after": f"{rule.retry_after_s:g}"} if waits else {}
             said = self.error(rule.status or 500, quoted, rule.code)
             return Reply(200 if rule.kind == "error_body" else said.status, said.body, headers)
+        if rule.kind == "no_findings" and isinstance(right.body, dict) and "results" in right.body:
+            return Reply(right.status, {**right.body, "results": []}, right.headers)
         if rule.kind == "malformed_json":
             return Reply(right.status, right.payload[: len(right.payload) // 2], right.headers)
         return right

@@ -453,7 +453,7 @@ def _web(wire: Wire, body: Json, call: Call) -> WebSearched | None:
     elif tools:
         count = min(count, asked[0].get("max_total_results", count))
     characters = asked[0].get("max_characters", _PLUGIN_CHARACTERS)
-    topics = [" ".join(item.words) for item in find_items(call.user_text)]
+    topics = [item.subject for item in find_items(call.user_text)]
     words = "; ".join(topics) or call.user_text
     found = pages(" ".join(words.split())[:_QUERY_CHARS], count, chars=characters)
     usd = _NATIVE_USD if makers_own else len(found) * _USD_PER_RESULT

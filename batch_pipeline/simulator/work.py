@@ -17,6 +17,7 @@ from batch_pipeline.simulator.buckets import Buckets, Excess
 from batch_pipeline.simulator.catalog import catalog
 from batch_pipeline.simulator.config import (
     SEARCH_FAULTS,
+    TEXT_FAULTS,
     FaultRule,
     JobFault,
     Lane,
@@ -31,6 +32,7 @@ from batch_pipeline.simulator.wire import Call, Finish, RefusedError, Reply, Usa
 from batch_pipeline.simulator.wire_anthropic import AnthropicWire
 from batch_pipeline.simulator.wire_google import GoogleWire
 from batch_pipeline.simulator.wire_openai import OpenAIWire, OpenRouterWire
+from batch_pipeline.simulator.writers import Background
 
 WIRES: Mapping[str, Wire] = {
     wire.provider: wire for wire in (GoogleWire(), AnthropicWire(), OpenAIWire(), OpenRouterWire())
@@ -220,14 +222,12 @@ class Work:
             key=call.key,
             body_sha=body_sha,
             text=call.text,
-            item_texts=[item.text for item in items],
-            has_article=right.has_article,
+            items=items,
+            written=right.written | {"web"} if call.web else right.written,
             lane=lane,
         )
         said = right
-        if verdict.items or (
-            verdict.whole and verdict.whole.kind in ("malformed_json", "truncated")
-        ):
+        if verdict.items or (verdict.whole and verdict.whole.kind in TEXT_FAULTS):
             said = self._answer(wire, call, items, verdict)
         # A line of a job leaves no connection waiting.
         latency_s = (
@@ -242,6 +242,9 @@ class Work:
         text, finish = _said(wire, said, verdict)
         output_tokens = said.output_tokens if text == said.text else tokens.count(text)
         usage = call.usage(cache, output_tokens)
+        if call.web and any(rule.kind == "no_findings" for rule in verdict.items):
+            # the search was made and is paid for; it found nothing
+            call = replace(call, web=replace(call.web, pages=()))
         reply = self._reply(wire, call, verdict, text, finish, usage, request_id)
         kind = verdict.whole.kind if verdict.whole else None
         return Outcome(
@@ -268,6 +271,7 @@ class Work:
                 max_tokens=call.max_tokens,
                 broken=verdict.items,
                 whole=verdict.whole.kind if verdict.whole else None,
+                background=Background(call.web.pages if call.web else (), self.config.slips),
             )
         except UnsupportedSchemaError as error:
             raise wire.bad_request(str(error), call.model) from error

@@ -32,5 +32,6 @@ def simulator(_simulator: Running) -> Running:
         ahrefs_per_minute=60,
         exa_per_second=10,
         tavily_per_minute=100,
+        slips=0.07,
     )
     return _simulator
