@@ -1,7 +1,7 @@
 """The twelve checks of a card: what is wrong with it, in words for a person and a model.
 
-What belongs here: one pure function for each check, the score, what a card is asked again with.
-What does not: numbers and phrases (rules.py), whether a whole topic is completed (completion.py).
+What belongs here: one pure function for each check, the score. What does not: numbers and phrases
+(rules.py), asking again (rounds.py), whether a whole topic is completed (completion.py).
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ class CardReport:
         """Names of the checks that the card fails."""
         return frozenset(finding.check for finding in self.findings)
 
-    def note(self) -> str:
-        """What is wrong and what to do, in one text: for asking again, and for a person."""
-        return " ".join(f"{one.message} {one.fix}" for one in self.findings)
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong and what to do, one text each: for asking again, and for a person."""
+        return [f"{one.message} {one.fix}" for one in self.findings]
 
     def as_json(self) -> dict[str, Any]:
         """For files and documents."""
@@ -120,14 +121,6 @@ def check_card(card: DraftCard, topic: Topic, rules: CheckRules) -> CardReport:
         automatic=automatic,
         findings=tuple(sorted(findings, key=lambda one: (-one.weight, one.check))),
     )
-
-
-def ask_again(card: DraftCard, report: CardReport) -> dict[str, Any]:
-    """What a model is given to write a failing card anew: the card, and what is wrong with it."""
-    return {
-        "card": card.model_dump(mode="json"),
-        "problems": [f"{one.message} {one.fix}" for one in report.findings],
-    }
 
 
 # --- the checks, in the order of their publication

@@ -7,10 +7,11 @@ What belongs here: these tests of content. What does not: single cards (checks.p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 from batch_pipeline.workloads.flashcards.models import Objective
-from batch_pipeline.workloads.flashcards.record import TopicRecord
+from batch_pipeline.workloads.flashcards.record import Source, TopicRecord
 from batch_pipeline.workloads.flashcards.rules import CheckRules, VotingRules
 from batch_pipeline.workloads.flashcards.terms import read_words, stems, stems_of, words_of
 from batch_pipeline.workloads.flashcards.topics import Topic
@@ -22,7 +23,7 @@ def completion_problem(record: TopicRecord, rules: CheckRules, voting: VotingRul
     return " ".join(
         problem
         for problem in (
-            _sources_problem(record, rules),
+            sources_problem(record.sources, rules) if record.researched else "",
             _vote_problem(record, voting),
             _plan_problem(record, rules),
             _cards_problem(record, rules),
@@ -31,21 +32,22 @@ def completion_problem(record: TopicRecord, rules: CheckRules, voting: VotingRul
     )
 
 
-def is_generic(objective: Objective, topic: Topic, rules: CheckRules) -> bool:
-    """Whether an objective could stand for any topic: it says nothing but verb and topic name."""
-    own = stems(objective.text) - _generic_stems() - stems(topic.title) - stems(objective.verb)
-    return len(own) < rules.completion.min_own_words
-
-
-def _sources_problem(record: TopicRecord, rules: CheckRules) -> str:
+def sources_problem(sources: Sequence[Source], rules: CheckRules) -> str:
+    """Why what the research found is not enough; empty where it is."""
     least = rules.completion.min_sources
-    found = len({source.url for source in record.sources})
-    if not record.researched or found >= least:
+    found = len({source.url for source in sources})
+    if found >= least:
         return ""
     return (
         f"The research gave {_counted(found, 'source')}, at least {least} "
         f"{'is' if least == 1 else 'are'} needed."
     )
+
+
+def is_generic(objective: Objective, topic: Topic, rules: CheckRules) -> bool:
+    """Whether an objective could stand for any topic: it says nothing but verb and topic name."""
+    own = stems(objective.text) - _generic_stems() - stems(topic.title) - stems(objective.verb)
+    return len(own) < rules.completion.min_own_words
 
 
 def _vote_problem(record: TopicRecord, voting: VotingRules) -> str:

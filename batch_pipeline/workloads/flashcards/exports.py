@@ -55,7 +55,8 @@ _MATH = re.compile(r"\\\(|\\\[|\$\$|\\(?:frac|sum|sqrt|log|cdot|times|leq|geq|mo
 def write_topic_files(folder: Path, record: TopicRecord, voting: VotingRules) -> list[Path]:
     """Write a topic's files below `folder`, in the folder that its path names.
 
-    Each is written whole or not at all; files of a mode that this record does not have go.
+    Each is written whole or not at all, and left alone where it is as it should be; files of a mode
+    that this record does not have go.
 
     Returns:
         The files that are there now.
@@ -63,12 +64,7 @@ def write_topic_files(folder: Path, record: TopicRecord, voting: VotingRules) ->
     Raises:
         UsageError: the topic's path leads out of `folder`.
     """
-    home = folder / path_folder(record.topic.path)
-    if not home.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(
-            f"The path of the topic '{record.topic.title}' leads out of {folder}.",
-            "Give it a topic_path without '..', and remove links in the output folder.",
-        )
+    home = _home(folder, record.topic.path)
     contents: dict[str, bytes | None] = {
         BATCH_FILE: _json(batch_document(record)) if record.cards else None,
         METADATA_FILE: _json(metadata_document(record)),
@@ -82,11 +78,53 @@ def write_topic_files(folder: Path, record: TopicRecord, voting: VotingRules) ->
         if content is None:
             path.unlink(missing_ok=True)
             continue
+        paths.append(path)
+        if _holds(path, content):
+            continue
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replaced_file(path) as temporary, temporary.open("wb") as stream:
             stream.write(content)
-        paths.append(path)
     return paths
+
+
+def remove_topic_files(folder: Path, topic_path: str) -> None:
+    """Remove what `write_topic_files` has written for a topic, and the folders that are then empty.
+
+    Raises:
+        UsageError: the topic's path leads out of `folder`.
+    """
+    home = _home(folder, topic_path)
+    if not home.is_dir():
+        return
+    for name in (BATCH_FILE, METADATA_FILE, XML_FILE, YAML_FILE, SUMMARY_FILE):
+        (home / name).unlink(missing_ok=True)
+    for emptied in (home / "flashcards", home, *home.parents):
+        if emptied == folder:
+            return
+        try:
+            emptied.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            # something else is in it
+            return
+
+
+def _home(folder: Path, topic_path: str) -> Path:
+    home = folder / path_folder(topic_path)
+    if not home.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"The path of the topic '{topic_path}' leads out of {folder}.",
+            "Give it a topic_path without '..', and remove links in the output folder.",
+        )
+    return home
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except FileNotFoundError:
+        return False
 
 
 def batch_document(record: TopicRecord) -> dict[str, Any]:

@@ -287,6 +287,29 @@ class CardsAnswer(BaseModel):
     flashcards: list[DraftCard] = Field(min_length=1)
 
 
+class FoundFact(BaseModel):
+    """A fact that research found."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    fact: Filled = Field(description="One fact, in your own words.")
+    url: _Text = Field(description="Address of the page that says so; empty where there is none.")
+
+
+class TopicPlan(BaseModel):
+    """What research found of a topic, and how it is to be taught: voters judge it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    findings: list[FoundFact] = Field(min_length=1)
+    objectives: list[Filled] = Field(
+        min_length=1, description="What a learner can do afterwards, one sentence each."
+    )
+    points: list[Filled] = Field(
+        min_length=1, description="What the cards are to ask about, in the order of learning."
+    )
+
+
 class Vote(BaseModel):
     """What one voter says of the plan for a topic."""
 

@@ -6,6 +6,7 @@ What belongs here: taking texts apart. What does not: what their words mean for 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -77,8 +78,13 @@ def _stem(word: str) -> str:
     return str(_stemmer().stemWord(word))
 
 
-@cache
+# A stemmer holds the word that it is at: topics are checked in several threads.
+_OF_THREAD = threading.local()
+
+
 def _stemmer() -> Any:
     import snowballstemmer
 
-    return snowballstemmer.stemmer("english")
+    if not hasattr(_OF_THREAD, "stemmer"):
+        _OF_THREAD.stemmer = snowballstemmer.stemmer("english")
+    return _OF_THREAD.stemmer

@@ -173,22 +173,20 @@ def open_topics(source: str | Path, options: Mapping[str, Any]) -> InputTable:
     Args:
         source: the folder or file.
         options: `name`, `encoding`, `delimiter`; `category`, `domain`, `subdomain` (a folder such
-            as `001_cybersecurity`, its name without the number, or a title); `limit` (rows at
-            most, after the filters). What is absent or None does not apply.
+            as `001_cybersecurity`, its name without the number, or a title). What is absent or None
+            does not apply.
 
     Raises:
         UsageError: the source as a whole cannot be used, an option cannot, or no topic passes.
     """
     path = Path(source).expanduser()
-    limit = _limit(options.get("limit"))
     wanted = _Filter.of(options)
     is_tree = path.is_dir() or path.name == TOPIC_FILE
     opened = _open_tree(path, options) if is_tree else _open_file(path, options)
     if wanted.values:
         again = _open_tree(path, options) if is_tree else _open_file(path, options)
         wanted.demand_some(again)
-    rows = _once(row for row in opened.rows if row.problem or wanted.lets(row.values))
-    opened.rows = rows if limit is None else itertools.islice(rows, limit)
+    opened.rows = _once(row for row in opened.rows if row.problem or wanted.lets(row.values))
     return opened
 
 
@@ -260,17 +258,6 @@ def _key(text: str) -> str:
 
 def _names(values: Mapping[str, Any], level: str) -> set[str]:
     return {_key(str(values[f"{level}_folder"])), _key(str(values[f"{level}_title"]))}
-
-
-def _limit(given: Any) -> int | None:
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise UsageError(
-            f"The limit is {given!r}, but it counts topics.",
-            "Give a whole number from 1, or leave --limit out for all topics.",
-        )
-    return given
 
 
 # --- sources

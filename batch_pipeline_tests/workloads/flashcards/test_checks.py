@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.workloads.flashcards.checks import CHECKS, ask_again, check_card
+from batch_pipeline.workloads.flashcards.checks import CHECKS, check_card
 from batch_pipeline.workloads.flashcards.models import DraftCard
 from batch_pipeline.workloads.flashcards.rules import CheckRules, load_check_rules
 from batch_pipeline_tests.workloads.flashcards.cards import (
@@ -197,7 +197,7 @@ def test_a_card_about_something_else_is_found() -> None:
 def test_a_missing_part_fails_the_card_and_is_named(changes: dict[str, Any], said: str) -> None:
     report = check_card(draft(**changes), TOPIC, RULES)
     assert "required_fields" in report.automatic and report.score == 0 and not report.passed
-    assert said in report.note()
+    assert said in " ".join(report.problems)
 
 
 @pytest.mark.parametrize(
@@ -291,14 +291,12 @@ def test_a_check_without_weight_is_off_even_where_it_fails_cards_by_itself() -> 
     assert check_card(with_options(f"{ANSWER} (correct)", *TEXTS), TOPIC, rules).passed
 
 
-def test_a_card_is_asked_again_with_what_is_wrong_the_heaviest_first() -> None:
+def test_what_is_wrong_is_said_in_words_the_heaviest_first() -> None:
     card = draft(bloom_level="create", distractors=wrong(0, misconception="none given at all"))
     report = check_card(card, TOPIC, RULES)
-    asked = ask_again(card, report)
-    assert DraftCard.model_validate(asked["card"]) == card
     assert [one.check for one in report.findings] == ["distractor_reasoning", "bloom_level"]
-    assert "'Targets [kind]: reason'" in asked["problems"][0]
-    assert "remember, understand" in asked["problems"][1]
+    assert "'Targets [kind]: reason'" in report.problems[0]
+    assert "remember, understand" in report.problems[1]
 
 
 # Each fault has a place of its own in the card, so that none mends what another one broke.
@@ -364,7 +362,7 @@ def test_adding_a_fault_never_raises_the_score(names: list[str]) -> None:
 def test_any_card_gets_a_score_and_a_note(raw: dict[str, Any]) -> None:
     report = check_card(DraftCard.model_validate(raw), TOPIC, RULES)
     assert 0 <= report.score <= 1
-    assert bool(report.note()) is bool(report.findings)
+    assert len(report.problems) == len(report.findings)
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,6 @@ def test_compressed_files_and_further_columns_are_read(tmp_path: Path) -> None:
         ({"category": ["software", "cybersecurity"]}, 8),
         ({"domain": "Networks"}, 2),
         ({"category": "cybersecurity", "domain": "identity", "subdomain": "authorization"}, 1),
-        ({"category": "cybersecurity", "limit": 2}, 2),
-        ({"limit": 100}, 8),
         ({}, 8),
     ],
 )
@@ -104,8 +102,6 @@ def test_a_filter_of_a_tree_works_as_of_a_file() -> None:
         ({"category": "cibersecurity"}, "Did you mean --category 001_cybersecurity"),
         ({"category": "software", "domain": "networks"}, "loosen one"),
         ({"category": " "}, "--category is empty"),
-        ({"limit": 0}, "whole number from 1"),
-        ({"limit": True}, "whole number from 1"),
     ],
 )
 def test_options_that_leave_nothing_are_refused(options: dict[str, Any], said: str) -> None:
