@@ -1,7 +1,7 @@
 """Which brands need work: each row of a table beside what the ledger has on its brand.
 
-What belongs here: the last facts of every brand, and the reasons. What does not: running brands,
-reading tables (rows.py).
+What belongs here: the last facts of every brand, the reasons, and which rows a batch leaves out.
+What does not: running brands, reading tables (rows.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from batch_pipeline.ledger.batches import INPUT_ERROR, TRIAL
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome, attempts, batches, items
+from batch_pipeline.sources.table import InputRow, InputTable
 from batch_pipeline.workloads.brands.rows import BRAND, INPUT_COLUMNS, brand_key
 from batch_pipeline.workloads.brands.text import as_written
 
@@ -52,6 +53,7 @@ class Fact:
         item_id: the row's id there.
         number: the row's number there.
         run_id: the run that gave it its last answer; empty where none did.
+        ordinal: the row's place in that batch, from 0.
     """
 
     brand: str
@@ -64,6 +66,7 @@ class Fact:
     item_id: str
     number: int
     run_id: str = ""
+    ordinal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,46 @@ def decide(
     return Plan(decisions, tracked)
 
 
+def choose_rows(
+    table: InputTable, ledger: Ledger, batch_id: str, forced: bool
+) -> Iterator[tuple[InputRow, str]]:
+    """Each row of a table, and why nothing is to be done about it, or empty.
+
+    What was decided is counted in the first of the table's warnings.
+
+    Args:
+        table: a table of brands.
+        ledger: what it knows decides.
+        batch_id: the batch that is being made.
+        forced: do everything again.
+    """
+    rows = list(table.rows)
+    usable = ((row.number, row.values) for row in rows if not row.problem)
+    plan = decide(usable, read_facts(ledger, apart_from=batch_id), forced=forced)
+    table.warnings.insert(0, registry_words(plan))
+    left_out = {one.number: one.words for one in plan.decisions if not one.needs_work}
+    for row in rows:
+        yield row, left_out.get(row.number, "")
+
+
+def registry_words(plan: Plan) -> str:
+    """What is known of all brands, and what is to be done, in one line."""
+    tracked = plan.tracked
+    known = [
+        f"{tracked.get(outcome, 0):,} {outcome.value}"
+        for outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.BLOCKED)
+        if tracked.get(outcome) or outcome is not Outcome.BLOCKED
+    ]
+    reasons = plan.reasons
+    to_do = [f"{reasons[reason]:,} {word}" for reason, word in _REASON_WORDS if reasons[reason]]
+    unchanged = reasons[Reason.ALREADY_PROCESSED]
+    work = reasons.total() - unchanged
+    return (
+        f"Registry: {sum(tracked.values()):,} brands tracked ({', '.join(known)}); "
+        f"{work:,} to do{': ' if to_do else ''}{', '.join(to_do)}; {unchanged:,} unchanged."
+    )
+
+
 def read_facts(ledger: Ledger, *, apart_from: str = "") -> list[Fact]:
     """What the ledger's realm has on every brand, from all batches of the workload.
 
@@ -215,6 +258,7 @@ def read_facts(ledger: Ledger, *, apart_from: str = "") -> list[Fact]:
             items.c.batch_id,
             items.c.item_id,
             items.c.number,
+            items.c.ordinal,
             attempts.c.run_id,
         )
         .join(
@@ -252,12 +296,21 @@ def read_facts(ledger: Ledger, *, apart_from: str = "") -> list[Fact]:
                 item_id=row.item_id,
                 number=row.number,
                 run_id=row.run_id or "",
+                ordinal=row.ordinal,
             )
             of_brand = newest.setdefault(key, [])
             if of_brand and of_brand[0].batch_id != fact.batch_id:
                 of_brand.clear()
             of_brand.append(fact)
     return [fact for of_brand in newest.values() for fact in of_brand]
+
+
+_REASON_WORDS = (
+    (Reason.FORCED, "forced"),
+    (Reason.NEW_BRAND, "new"),
+    (Reason.INPUTS_CHANGED, "changed"),
+    (Reason.RETRY_FAILED, "failed before"),
+)
 
 
 def _reason(last: Fact | None, row_hash: str, forced: bool) -> Reason:

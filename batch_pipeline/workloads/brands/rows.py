@@ -3,8 +3,9 @@
 What belongs here: which column is what, what a cell may hold, warnings about repeated brands. What
 does not: file formats (sources/), what is done with a brand that is known already (registry.py).
 
-The system writes columns D (status) and E on (outputs) itself, so that they are no part of a row:
-the ledger is the truth about what a brand came to, and a table is the same after a write-back.
+The system writes status and output path itself (columns D and E, by their headers), so that they
+are no part of a row: the ledger is the truth about what a brand came to, and a table is the same
+after a write-back.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from batch_pipeline.workloads.brands.text import comparable, line
 
 BRAND, WEBSITE, PARENT = "brand_name", "website", "parent_company"
 INPUT_COLUMNS = (BRAND, WEBSITE, PARENT)
-STATUS = "status"
+STATUS, OUTPUT = "status", "output"
 
 MAX_NAME_CHARS = 200
 MAX_URL_CHARS = 2_000
@@ -35,8 +36,8 @@ _HEADERS: Mapping[str, Sequence[str]] = {
     WEBSITE: ("website", "web site", "url", "site", "brand website", "وب سایت", "سایت", "آدرس"),
     PARENT: ("parent company", "parent", "owner", "شرکت مادر", "شرکت", "مالک", "هلدینگ"),
     STATUS: ("status", "وضعیت"),
+    OUTPUT: ("output path", "output", "outputs", "output paths", "output folder", "خروجی"),
 }
-_PLACES = (BRAND, WEBSITE, PARENT, STATUS)
 _SHOWN_CHARS = 80
 _SHOWN_WARNINGS = 20
 
@@ -53,15 +54,15 @@ class BrandColumns:
         website: their addresses.
         parent: their owners.
         status: where the system writes how a brand ended.
-        outputs: where it writes what came of it, in order.
-        by_place: whether the headers said nothing and columns A to D were taken.
+        output: where it writes what came of it.
+        by_place: whether the headers said nothing and columns A to C were taken.
     """
 
     brand: str
     website: str
     parent: str
     status: str
-    outputs: Sequence[str]
+    output: str
     by_place: bool
 
 
@@ -99,10 +100,10 @@ def open_brands(
     table = open_source(source, options)
     columns = find_columns(table.columns, table.source)
     if columns.by_place:
-        shown = ", ".join(f"'{name}'" for name in table.columns[:4])
+        shown = ", ".join(f"'{name}'" for name in table.columns[:3])
         table.warnings.append(
-            f"No header names the brands: columns were taken by their place, A brand, B website, "
-            f"C parent company, D status ({shown})."
+            "No header names the brands: columns were taken by their place, A brand, B website, "
+            f"C parent company ({shown})."
         )
     rows = _brands(table.rows, columns, table.warnings)
     return InputTable(table.name, table.source, list(INPUT_COLUMNS), rows, table.warnings)
@@ -120,26 +121,29 @@ def find_columns(headers: Sequence[str], source: str) -> BrandColumns:
             f"'{next(filter(_is_address, headers))[:_SHOWN_CHARS]}'.",
             "Put a line above it: Brand Name,Website,Parent Company,Status.",
         )
+    named = _by_header(headers)
+    by_place = BRAND not in named
+    found = dict(zip(INPUT_COLUMNS, headers, strict=False)) if by_place else named
+    return BrandColumns(
+        brand=found[BRAND],
+        website=found.get(WEBSITE, ""),
+        parent=found.get(PARENT, ""),
+        # Never by their place: what stands there may be somebody's own, and they are written.
+        status=named.get(STATUS, ""),
+        output=named.get(OUTPUT, ""),
+        by_place=by_place,
+    )
+
+
+def _by_header(headers: Sequence[str]) -> dict[str, str]:
+    """The first column of each role that a header names."""
     known = {comparable(name): role for role, names in _HEADERS.items() for name in names}
     found: dict[str, str] = {}
     for header in headers:
         role = known.get(comparable(re.sub(r"[_\-]+", " ", header)), "")
         if role and role not in found:
             found[role] = header
-    by_place = BRAND not in found
-    if by_place:
-        found = dict(zip(_PLACES, headers, strict=False))
-    taken = list(found.values())
-    status = found.get(STATUS, "")
-    after = headers.index(status) + 1 if status else len(_PLACES)
-    return BrandColumns(
-        brand=found[BRAND],
-        website=found.get(WEBSITE, ""),
-        parent=found.get(PARENT, ""),
-        status=status,
-        outputs=[name for name in headers[after:] if name not in taken],
-        by_place=by_place,
-    )
+    return found
 
 
 def brand_key(values: Mapping[str, Any]) -> str:
