@@ -26,13 +26,14 @@ from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import runs
 from batch_pipeline.settings import Realm, Settings, load_settings
 from batch_pipeline.workloads.config import WorkloadConfig, load_workload_config
+from batch_pipeline.workloads.inputs import WRITE_BACK
 from batch_pipeline.workloads.runner import (
+    check_ready,
     open_ledger,
     require_batch,
-    resolve_route,
-    resolve_step,
     simulator_url,
 )
+from batch_pipeline.workloads.write_back import set_write_back
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -58,7 +59,7 @@ class RunRequest:
         source: the table to ingest; None takes up the batch `batch_id`.
         batch_id: the batch's id; None makes one of the table's name and content.
         knobs: options that win over defs.yaml; None values count as not given.
-        reading: how to read the table (`encoding`, `delimiter`).
+        reading: how to read the table: `encoding`, `delimiter` and what the workload knows besides.
         simulate: the realm; None leaves it to the environment.
         force: ask finished rows again.
         chunk_keys: only these chunks, and what lies between them; None is the whole batch.
@@ -97,7 +98,7 @@ class RunResult:
         report_json: the report as data.
         report_html: the report to look at.
         deliverables: files written.
-        warnings: what reading the table gave to say.
+        warnings: what reading the table gave to say, and what a sheet that is written back lacks.
     """
 
     workload: str
@@ -121,10 +122,14 @@ class _Listener:
     def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
         self._on_progress = on_progress
         self.error: BatchPipelineError | None = None
+        self.warnings: list[str] = []
 
     def progress(self, progress: Progress) -> None:
         if self._on_progress is not None:
             self._on_progress(progress)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
     def ended(self, error: BatchPipelineError) -> None:
         self.error = error
@@ -135,6 +140,7 @@ def run_batch(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
+    on_batch: Callable[[Batch], None] | None = None,
 ) -> RunResult:
     """Ingest a table, run its rows through the LLM, write the report; the UI shows all three runs.
 
@@ -145,6 +151,7 @@ def run_batch(
         request: what to run.
         on_progress: called about four times a second during the LLM part.
         on_stage: called with each of STAGES as it begins.
+        on_batch: called with the batch once it is in the ledger, before its first call.
 
     Raises:
         UsageError: the table, the batch or an option cannot be used, or a key is missing: nothing
@@ -166,7 +173,7 @@ def run_batch(
     ):
         _end_runs_of_dead_processes(instance)
         door = _Door(request, realm, ledger, instance, _Listener(on_progress))
-        return door.run(config, stage)
+        return door.run(config, stage, on_batch or (lambda _: None))
 
 
 def _end_runs_of_dead_processes(instance: dg.DagsterInstance) -> None:
@@ -193,8 +200,7 @@ def _check_first(config: WorkloadConfig, settings: Settings, realm: Realm) -> No
     """Find what would stop the LLM part before the table is read: a bad knob, a missing key."""
     if config.no_enrich:
         return
-    resolve_step(config)
-    resolve_route(config, simulator_url(settings, realm))
+    check_ready(config, simulator_url(settings, realm))
 
 
 class _Door:
@@ -218,7 +224,12 @@ class _Door:
         self._console_level = "INFO" if request.verbose else "CRITICAL"
         self._defs = build_defs(resource_overrides={"listener": listener})
 
-    def run(self, config: WorkloadConfig, stage: Callable[[str], None]) -> RunResult:
+    def run(
+        self,
+        config: WorkloadConfig,
+        stage: Callable[[str], None],
+        on_batch: Callable[[Batch], None],
+    ) -> RunResult:
         request = self._request
         knobs = {name: value for name, value in request.knobs.items() if value is not None}
         if request.source is not None:
@@ -234,11 +245,16 @@ class _Door:
                 f"not {request.workload}.",
                 f"Name the workload {batch.workload}.",
             )
+        if request.source is None and (wanted := request.reading.get(WRITE_BACK)) is not None:
+            batch = set_write_back(self._ledger, batch, wanted)
         asked = None
         if not config.no_enrich:
+            on_batch(batch)
             stage("llm")
             asked = self._ask(batch, knobs)
         stage("report")
+        # What the run could not write to a sheet, the report may have written by now.
+        self._listener.warnings.clear()
         report = self._report(batch, asked)
         return self._result(batch, asked, report)
 
@@ -246,12 +262,14 @@ class _Door:
         request = self._request
         from batch_pipeline.component.materialize import TAG_BATCH
 
-        config = {
+        reading = {name: value for name, value in request.reading.items() if value is not None}
+        config: dict[str, Any] = {
             "source": source,
             "launch": "door",
             "simulate": self._realm == "simulated",
+            "force": request.force,
             **({"batch": request.batch_id} if request.batch_id else {}),
-            **{name: value for name, value in request.reading.items() if value is not None},
+            **({"reading": reading} if reading else {}),
             **knobs,
         }
         run = self._execute("ingest", "input_table", config, {})
@@ -399,7 +417,7 @@ class _Door:
             deliverables=[
                 Path(name) for name in orjson.loads(report_json.read_bytes())["deliverables"]
             ],
-            warnings=batch.warnings,
+            warnings=[*batch.warnings, *self._listener.warnings],
         )
 
 

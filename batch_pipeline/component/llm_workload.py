@@ -58,17 +58,25 @@ def _optional_knobs(*left_out: str) -> dict[str, Any]:
 class _IngestBase(dg.Config):
     source: str = Field(
         description="The table: path of a CSV, TSV, JSON, JSONL or Parquet file, or what else the "
-        "workload understands."
+        "workload understands, such as `sheets:<id>/<worksheet>`."
     )
     batch: str | None = Field(
         default=None, description="Batch id; empty makes one of the table's name and content."
     )
     encoding: str | None = Field(default=None, description="Text encoding; empty: found out.")
     delimiter: str | None = Field(default=None, description="CSV delimiter; empty: found out.")
+    reading: dict[str, Any] | None = Field(
+        default=None,
+        description="How else to read the table, by what only this workload knows; its page in "
+        "docs/ lists that. For a sheet, `write_back: false` leaves it as it is.",
+    )
     launch: str = Field(
         default="sensor",
         description="`sensor`: the LLM run starts by itself within a minute. `door`: whoever "
         "ingests starts it.",
+    )
+    force: bool = Field(
+        default=False, description="Ask a new batch's rows whatever earlier batches know of them."
     )
     simulate: bool | None = _SIMULATE
 

@@ -35,6 +35,7 @@ from batch_pipeline.component.resources import (
     RateLimitResource,
     RunListener,
 )
+from batch_pipeline.engine.answers import is_valid
 from batch_pipeline.engine.job import ChunkDone, FailedRow, Job, Progress, RunDone
 from batch_pipeline.engine.step import llm_steps
 from batch_pipeline.engine.thread import EngineThread
@@ -70,6 +71,7 @@ from batch_pipeline.workloads.estimate import (
     Estimate,
     LaneFigures,
     basis_line,
+    search_line,
     step_rows,
 )
 from batch_pipeline.workloads.lane import SUBMITTING
@@ -81,6 +83,7 @@ from batch_pipeline.workloads.runner import (
     require_batch,
     resolve_steps,
 )
+from batch_pipeline.workloads.write_back import SheetFollowing, reconcile_sheet
 
 TAG_WORKLOAD = "batch_pipeline/workload"
 TAG_BATCH = "batch_pipeline/batch"
@@ -167,7 +170,7 @@ def ingest_table(
         settings = tools.installation.settings()
         realm = settings.realm(asked.get("simulate"))
         knobs = knobs_of(asked)
-        options = {name: asked[name] for name in ("encoding", "delimiter") if asked.get(name)}
+        reading = {name: asked[name] for name in ("encoding", "delimiter") if asked.get(name)}
         with tools.ledger.open(realm) as ledger:
             batch, is_new = ingest_batch(
                 ledger,
@@ -175,7 +178,10 @@ def ingest_table(
                 _whole_file(asked["source"]),
                 batch_id=asked.get("batch"),
                 launch=asked["launch"],
-                options={**options, RUN_OPTIONS: knobs},
+                options={**(asked.get("reading") or {}), **reading},
+                kept={RUN_OPTIONS: knobs},
+                force=asked["force"],
+                simulator=lambda: tools.installation.simulator(realm),
             )
             metadata = _ingest_metadata(ledger, config.with_options(knobs), batch, is_new)
         keys = [chunk_key(batch.batch_id, at + 1) for at in range(batch.chunk_count)]
@@ -249,6 +255,7 @@ def _estimate_markdown(found: Estimate) -> str:
     said = [
         f"{found.rows:,} rows: {found.cached + found.done:,} cached, {found.to_ask:,} to ask in "
         f"{found.requests:,} requests, {_time_of(found.figures)}.",
+        *(f"{search_line(one, _cost)}." for one in found.searches),
         basis_line(found),
         *found.basis.notes,
     ]
@@ -483,24 +490,34 @@ def _run_batch(
     job, used = _plan(context, tools, config, ledger, batch_id, keys, place)
     jobs_key = dg.AssetKey([*context.asset_key.path[:-1], "provider_jobs"])
     submitted = False
-    url = tools.installation.settings().ledger_url
-    for event in _engine_events(context, tools, realm, job):
-        if isinstance(event, RunDone):
-            _note_end(event, came)
-            submitted = event.status == "submitted"
-            if submitted:
-                context.log.info(event.message)
-            continue
-        if event.under_way and event.tally.outcomes[Outcome.PENDING] == event.under_way:
-            # This run sent the chunk up itself.
-            yield jobs_materialization(ledger, jobs_key, event)
-        came.failed_rows += [row for row in event.failed if row.outcome is Outcome.FAILED]
-        if event.complete:
-            yield dg.AssetMaterialization(
-                context.asset_key,
-                partition=event.chunk_key,
-                metadata=chunk_metadata(event, realm, _shown_url(url)),
-            )
+    settings = tools.installation.settings()
+    sheet = SheetFollowing(
+        lambda: tools.ledger.open(realm),
+        config.domain,
+        require_batch(ledger, batch_id),
+        batch_folder(settings, realm, config.workload, batch_id),
+        lambda: tools.installation.simulator(realm),
+    )
+    with sheet:
+        for event in _engine_events(context, tools, realm, job):
+            if isinstance(event, RunDone):
+                _note_end(event, came)
+                submitted = event.status == "submitted"
+                if submitted:
+                    context.log.info(event.message)
+                continue
+            sheet.chunk_done(ledger, event.chunk_key)
+            if event.under_way and event.tally.outcomes[Outcome.PENDING] == event.under_way:
+                # This run sent the chunk up itself.
+                yield jobs_materialization(ledger, jobs_key, event)
+            came.failed_rows += [row for row in event.failed if row.outcome is Outcome.FAILED]
+            if event.complete:
+                yield dg.AssetMaterialization(
+                    context.asset_key,
+                    partition=event.chunk_key,
+                    metadata=chunk_metadata(event, realm, _shown_url(settings.ledger_url)),
+                )
+    _warn(context, tools, sheet.warnings)
     with ledger.read() as connection:
         chunks = find_chunks(connection, realm, keys)
         for chunk in chunks:
@@ -513,6 +530,13 @@ def _run_batch(
             elif counts[Outcome.PENDING] and used.limit is None:
                 came.unfinished.append(chunk.chunk_key)
     came.checked.append(_check_batch(ledger, used, chunks))
+
+
+def _warn(context: dg.AssetExecutionContext, tools: Tools, warnings: Iterable[str]) -> None:
+    """Say what went wrong without hurting the run."""
+    for warning in warnings:
+        context.log.warning(redact(warning))
+        tools.listener.warn(redact(warning))
 
 
 def _keep_to_budget(
@@ -689,7 +713,7 @@ class _Judge:
 
     def __init__(self, config: WorkloadConfig) -> None:
         self._domain = config.domain
-        self._models = {step.name: step.output_model for step in llm_steps(resolve_steps(config))}
+        self._steps = {step.name: step for step in llm_steps(resolve_steps(config))}
         self._result_step: str | None = getattr(config.domain, "result_step", None)
 
     def find_invalid(
@@ -714,15 +738,11 @@ class _Judge:
         if item.cache_key is None and self._result_step is not None:
             # No model was asked about the row: its result is the local step's alone.
             return True
-        model = None if answer is None else self._models.get(answer.step)
-        if answer is None or model is None:
+        step = None if answer is None else self._steps.get(answer.step)
+        if answer is None or step is None:
             # None is stored, or its step is not one of the workload's any more.
             return False
-        try:
-            model.model_validate(answer.output)
-        except ValidationError:
-            return False
-        return True
+        return is_valid(step, answer.output)
 
     def _result_is_valid(self, item: Item, made: dict[int, Any]) -> bool:
         if item.ordinal not in made:
@@ -812,6 +832,15 @@ def report_batch(
             batch = require_batch(ledger, batch_id)
             _tag_run(context, batch, realm)
             files = deliver(ledger, config, batch, folder, only_input=asked["no_enrich"])
+            sheet = None
+            if not asked["no_enrich"]:
+                sheet = reconcile_sheet(
+                    ledger,
+                    config.domain,
+                    batch,
+                    folder,
+                    lambda: tools.installation.simulator(realm),
+                )
             report = build_report(
                 ledger,
                 batch,
@@ -819,6 +848,8 @@ def report_batch(
                 deliverables=files,
             )
             written = write_reports(report, folder)
+    if sheet is not None:
+        _warn(context, tools, sheet.warnings)
     return dg.MaterializeResult(
         metadata={
             **report_metadata(report),
@@ -828,6 +859,7 @@ def report_batch(
             "report_json": dg.MetadataValue.path(written.json_path),
             "report_url": dg.MetadataValue.url(Path(written.html_path).resolve().as_uri()),
             "deliverables": dg.MetadataValue.md(file_list(files)),
+            **({} if sheet is None else {"sheet": dg.MetadataValue.text(sheet.words)}),
             "folder": dg.MetadataValue.path(folder),
             "dagster/uri": dg.MetadataValue.text(str(folder)),
         }

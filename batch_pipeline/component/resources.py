@@ -179,6 +179,9 @@ class RunListener(dg.ConfigurableResource):  # type: ignore[type-arg]
     def progress(self, progress: Progress) -> None:
         """Called about four times a second."""
 
+    def warn(self, text: str) -> None:
+        """Called with what went wrong without hurting the run."""
+
     def ended(self, error: BatchPipelineError) -> None:
         """Called when a run ends with an error of ours, before Dagster turns it into text."""
 

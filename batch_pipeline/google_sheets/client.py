@@ -139,7 +139,8 @@ class Sheets:
 
         Args:
             address: which.
-            sheet_id: its number where it was found before; then its name does not matter.
+            sheet_id: its number where it was found before: then its name may have changed. Where
+                there is none of that number any more, the name counts after all.
 
         Raises:
             SheetsError: it is not there, or cannot be seen.
@@ -150,17 +151,19 @@ class Sheets:
         try:
             found = [one["properties"] for one in reply["sheets"]]
             grids = [one for one in found if one.get("sheetType", "GRID") == "GRID"]
-            for properties in grids:
-                by_title = not address.worksheet or properties["title"] == address.worksheet
-                if properties["sheetId"] == sheet_id if sheet_id is not None else by_title:
-                    size = properties["gridProperties"]
-                    return Worksheet(
-                        address,
-                        properties["title"],
-                        properties["sheetId"],
-                        size["rowCount"],
-                        size["columnCount"],
-                    )
+            by_number = [one for one in grids if one["sheetId"] == sheet_id]
+            by_title = [one for one in grids if one["title"] == address.worksheet]
+            if sheet_id is None and not address.worksheet:
+                by_title = grids
+            if chosen := [*by_number, *by_title][:1]:
+                size = chosen[0]["gridProperties"]
+                return Worksheet(
+                    address,
+                    chosen[0]["title"],
+                    chosen[0]["sheetId"],
+                    size["rowCount"],
+                    size["columnCount"],
+                )
         except (KeyError, TypeError) as error:
             raise _unusable(address) from error
         titles = ", ".join(f"'{one['title']}'" for one in grids)

@@ -37,6 +37,8 @@ SECONDS_PER_WRITE = 60.0
 _RETRY_S = 60.0
 _LAST_TRIES_S = 90.0
 """How long a run that is over waits for the sheet; what is missing then is written next time."""
+_CUT_SHORT_S = 10.0
+"""How long one that is cut short does: whoever stopped it waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,14 @@ class SheetTarget:
             sheet when it was read (`sheet_plan.key_of`).
         key_columns: their names.
         layout: where header and columns are.
+        sheet_id: the worksheet's number where it was found before, so that its name may change.
     """
 
     address: SheetAddress
     keys: Mapping[int, Key]
     key_columns: Sequence[str]
     layout: SheetLayout = field(default_factory=SheetLayout)
+    sheet_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ class SheetFollower:
         self._target = target
         self._now = now
         self._gathered = Gathered(most_rows, most_s)
-        self._sheet_id: int | None = None
+        self._sheet_id = target.sheet_id
 
     @property
     def due_at(self) -> float:
@@ -264,9 +268,12 @@ class SheetThread:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            self._last_tries_s = min(self._last_tries_s, _CUT_SHORT_S)
         with self._lock:
             self._over = True
-            self._tell(self._news, self._end)
+            # In this order: whoever hears of the news looks whether it is the end.
+            self._tell(self._end, self._news)
         # The end is bounded inside as well; a thread that hangs all the same dies with the process.
         self._thread.join(self._last_tries_s + 5.0)
         if self._thread.is_alive():

@@ -7,10 +7,11 @@ is written back (sinks/sheets.py).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.google_sheets.access import SheetsAccess, parse_address
-from batch_pipeline.google_sheets.client import read_worksheet
+from batch_pipeline.google_sheets.access import SheetAddress, SheetsAccess, parse_address
+from batch_pipeline.google_sheets.client import Grid, Worksheet, read_worksheet
 from batch_pipeline.google_sheets.layout import SheetLayout, same_name
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.sources.table import (
@@ -25,62 +26,59 @@ from batch_pipeline.sources.table import (
 _HEADER = SheetLayout()
 
 
-def open_sheet(
-    source: str,
-    access: SheetsAccess,
-    ledger: Ledger,
-    *,
-    layout: SheetLayout = _HEADER,
-    leave_out: Sequence[str] = (),
-    name: str | None = None,
-    required_columns: Sequence[str] = (),
-    optional_columns: Sequence[str] = (),
-    id_column: str | None = None,
-    max_cell_chars: int = 1_000_000,
-) -> InputTable:
-    """Open `sheets:<id>/<worksheet>` as a table of texts, as the sheet shows them.
+@dataclass(frozen=True, slots=True)
+class SheetCells:
+    """A worksheet as it was read; tables are made of it as often as needed.
 
-    The worksheet is read whole, once. A row's number is its number in the sheet, by which
-    write-back finds it again. Empty rows are skipped, and columns without a name where they hold
-    nothing.
+    Attributes:
+        address: what the user named.
+        worksheet: what was found there.
+        grid: all its cells from A1 on, rows padded to the same width.
+    """
+
+    address: SheetAddress
+    worksheet: Worksheet
+    grid: Grid
+
+    def table(self, name: str | None = None) -> InputTable:
+        """The worksheet as a table of texts, as the sheet shows them.
+
+        Args:
+            name: see `open_table`; default: the worksheet's title.
+
+        Raises:
+            UsageError: it has no header or no rows.
+        """
+        spec = TableSpec(table_name(name or self.worksheet.title), str(self.address))
+        return grid_table(self.grid, spec)
+
+
+def read_cells(source: str, access: SheetsAccess, ledger: Ledger) -> SheetCells:
+    """Read `sheets:<id>/<worksheet>` whole, once.
 
     Args:
         source: the worksheet; without `/<worksheet>` the first one.
         access: as whom.
         ledger: whose limits the reads keep to.
-        layout: where header and columns are.
-        leave_out: columns that the project itself writes: what stands there is no input, and does
-            not make a table another one.
-        name: see `open_table`; default: from the worksheet's title.
-        required_columns: see `open_table`.
-        optional_columns: see `open_table`.
-        id_column: see `open_table`.
-        max_cell_chars: see `open_table`.
 
     Raises:
-        UsageError: the source cannot be used as a table.
+        UsageError: that is no address of a worksheet.
         SheetsError: it cannot be read.
     """
     address = parse_address(source)
-    worksheet, grid = read_worksheet(access, ledger, address)
-    spec = TableSpec(
-        name=table_name(name or worksheet.title),
-        source=str(address),
-        required_columns=required_columns,
-        optional_columns=optional_columns,
-        id_column=id_column,
-        max_cell_chars=max_cell_chars,
-    )
-    return grid_table(grid, spec, layout, leave_out)
+    return SheetCells(address, *read_worksheet(access, ledger, address))
 
 
 def grid_table(
-    grid: Sequence[Sequence[str]],
+    grid: Grid,
     spec: TableSpec,
     layout: SheetLayout = _HEADER,
     leave_out: Sequence[str] = (),
 ) -> InputTable:
-    """The cells of a worksheet as a table; see `open_sheet`.
+    """The cells of a worksheet as a table of texts.
+
+    A row's number is its number in the sheet, by which write-back finds it again. Empty rows are
+    skipped, and columns without a name where they hold nothing.
 
     Args:
         grid: all cells from A1 on, rows padded to the same width.

@@ -7,7 +7,8 @@ not: any domain.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -18,26 +19,37 @@ from batch_pipeline.sinks.files import DEFAULT_FORMATS
 from batch_pipeline.sources.table import InputRow, InputTable
 
 if TYPE_CHECKING:
-    from batch_pipeline.ledger.batches import Batch
+    from batch_pipeline.ledger.batches import Batch, Item
     from batch_pipeline.ledger.store import Ledger
 
 __all__ = [
     "AnyStep",
+    "ChoosesRows",
     "DeliversFiles",
     "InputRow",
     "InputTable",
+    "ReadsSheets",
     "Row",
+    "SheetColumns",
     "Step",
     "Workload",
+    "WritesBack",
     "default_sample",
     "deliverable_formats",
     "load_workload",
+    "reading_options",
+    "search_providers",
     "workload_names",
 ]
+
+SHEET_STATUS, SHEET_OUTPUT = "status", "output"
+"""Roles of the columns that are written back to a sheet."""
 
 # Imported when used: reading one workload must not pay for the others.
 _OWN_WORKLOADS = {
     "articles": "batch_pipeline.workloads.articles.workload:ArticlesWorkload",
+    "brands": "batch_pipeline.workloads.brands.workload:BrandsWorkload",
+    "flashcards": "batch_pipeline.workloads.flashcards.workload:FlashcardsWorkload",
     "news": "batch_pipeline.workloads.news.workload:NewsWorkload",
     "roadmaps": "batch_pipeline.workloads.roadmaps.workload:RoadmapsWorkload",
 }
@@ -46,9 +58,11 @@ _OWN_WORKLOADS = {
 class Workload(Protocol):
     """What to do with one kind of table.
 
-    A workload may also have `deliverable_formats` (see below), `summarize` (summary.py),
-    `deliver_files` (DeliversFiles), and `result_step`: the name of the local step whose documents
-    are the rows' results; without it, the last model's answers are.
+    A workload may also have `deliverable_formats`, `reading_options` and `search_providers` (see
+    below), `summarize` (summary.py), `deliver_files` (DeliversFiles), `choose` (ChoosesRows),
+    `open_sheet` (ReadsSheets), `sheet_columns` and `sheet_cells` (WritesBack), and `result_step`:
+    the name of the local step whose documents are the rows' results; without it, the last model's
+    answers are.
     """
 
     name: str
@@ -58,6 +72,11 @@ class Workload(Protocol):
 
     def open_input(self, source: str, options: Mapping[str, Any]) -> InputTable:
         """Open `source` (a file path, or what the workload understands) for ingest.
+
+        Args:
+            source: what the user named.
+            options: how to read it: `name`, `encoding`, `delimiter`, and those of
+                `reading_options`; what is absent or None is found out.
 
         Raises:
             UsageError: when the source as a whole cannot be used.
@@ -128,6 +147,110 @@ class DeliversFiles(Protocol):
 
         Returns:
             The files to name in the report: not more than a handful.
+        """
+        ...
+
+
+def reading_options(workload: Workload) -> Sequence[str]:
+    """Names of what a workload's `open_input` understands besides encoding and delimiter."""
+    names: Sequence[str] = getattr(workload, "reading_options", ())
+    return names
+
+
+def search_providers(workload: Workload, options: Mapping[str, Any]) -> Sequence[str]:
+    """Names of search providers whose keys must be there before a run of a workload starts.
+
+    Args:
+        workload: the workload; one without `search_providers` needs none.
+        options: the workload's own options, as its steps get them.
+    """
+    needed = getattr(workload, "search_providers", None)
+    names: Sequence[str] = () if needed is None else needed(options)
+    return names
+
+
+@runtime_checkable
+class ChoosesRows(Protocol):
+    """What a workload has besides `Workload` when rows may need no work for what came before."""
+
+    def choose(
+        self, table: InputTable, ledger: Ledger, batch_id: str, forced: bool
+    ) -> Iterator[tuple[InputRow, str]]:
+        """Give each row of a table, in order, with the reason why it needs no work, or empty.
+
+        Rows with a reason are ingested as `skipped`; `--force` makes them pending again.
+
+        Args:
+            table: the rows; consumed.
+            ledger: what is known.
+            batch_id: the batch that they are to be; it does not count itself.
+            forced: every row is to be done again: none has a reason.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsSheets(Protocol):
+    """What a workload has besides `Workload` when it takes worksheets of Google Sheets."""
+
+    def open_sheet(self, table: InputTable, options: Mapping[str, Any]) -> InputTable:
+        """Make the workload's table of a worksheet's.
+
+        Args:
+            table: the worksheet; its rows have the numbers that they have there, which the rows of
+                the result keep.
+            options: see `Workload.open_input`.
+
+        Raises:
+            UsageError: when the worksheet as a whole cannot be used.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SheetColumns:
+    """Columns of a worksheet that write-back goes by, by their headers.
+
+    Attributes:
+        key: the columns that say which row is which, wherever it is moved.
+        status: where it is written how a row ended; empty makes a new column of it.
+        output: where it is written what came of it; likewise.
+    """
+
+    key: tuple[str, ...]
+    status: str = ""
+    output: str = ""
+
+
+@runtime_checkable
+class WritesBack(Protocol):
+    """What a workload has besides ReadsSheets when it says in the sheet what rows came to."""
+
+    def sheet_columns(self, headers: Sequence[str], source: str) -> SheetColumns:
+        """Choose the columns, when a worksheet is ingested.
+
+        Args:
+            headers: of the worksheet, in order.
+            source: what the user named, for messages.
+
+        Raises:
+            UsageError: when rows cannot be told apart by any column.
+        """
+        ...
+
+    def sheet_cells(
+        self, ledger: Ledger, batch: Batch, items: Iterable[Item], folder: Path
+    ) -> Iterator[tuple[int, Mapping[str, str]]]:
+        """Say what stands beside each row that has ended, or was skipped as unchanged.
+
+        Args:
+            ledger: the ledger.
+            batch: the batch.
+            items: some of its rows.
+            folder: where its deliverables go.
+
+        Returns:
+            The row's number, and its text by role: SHEET_STATUS, SHEET_OUTPUT.
         """
         ...
 

@@ -10,13 +10,17 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import islice
+from statistics import fmean
 from typing import Any
+
+import sqlalchemy as sa
 
 from batch_pipeline.engine.job import Endpoint
 from batch_pipeline.engine.lanes.choice import expected_job_s
 from batch_pipeline.engine.packing import Packer
+from batch_pipeline.engine.searching import STEP as SEARCH_STEP
 from batch_pipeline.engine.step import AnyStep, LocalStep, Row, Step, llm_steps
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch, Item, find_batch, read_items, stream_items
@@ -30,10 +34,11 @@ from batch_pipeline.ledger.overview import (
     call_history,
 )
 from batch_pipeline.ledger.store import Ledger
-from batch_pipeline.ledger.tables import Outcome
+from batch_pipeline.ledger.tables import NANO, AttemptState, Outcome, attempts
 from batch_pipeline.limits.rates import Rates
 from batch_pipeline.limits.reservation import read_terms
 from batch_pipeline.pricing.calibration import (
+    FROM_CALLS,
     FROM_COUNTS,
     NO_PREFIX,
     CachedPrefix,
@@ -52,6 +57,7 @@ from batch_pipeline.pricing.calibration import (
 )
 from batch_pipeline.pricing.prices import find_model_pricer, find_pricer
 from batch_pipeline.pricing.tokens import estimate_body_tokens, estimate_tokens
+from batch_pipeline.pricing.web_search import added_by
 from batch_pipeline.providers.anthropic import CACHE_FROM_CHARACTERS
 from batch_pipeline.providers.base import LlmRequest, Usage
 from batch_pipeline.providers.counts import CountUnavailableError, count_tokens
@@ -64,6 +70,8 @@ from batch_pipeline.providers.registry import (
     parse_route,
     resolve_access,
 )
+from batch_pipeline.search.base import SearchProvider
+from batch_pipeline.search.registry import find_search_provider, resolve_search_access
 from batch_pipeline.workloads.config import WorkloadConfig
 from batch_pipeline.workloads.counting import Question, estimate_routes, known_questions
 from batch_pipeline.workloads.estimate import (
@@ -71,15 +79,17 @@ from batch_pipeline.workloads.estimate import (
     Estimate,
     JobPlan,
     Lookup,
+    ModelSearch,
     Pace,
     PlannedRow,
     RoutePlan,
+    SearchPlan,
     planned_from_batch,
     planned_from_table,
 )
+from batch_pipeline.workloads.inputs import Input, SimulatorUrl, no_simulator
 from batch_pipeline.workloads.runner import (
     AUTO,
-    content_id,
     deadline_at,
     enqueued_tokens_of,
     new_items,
@@ -95,6 +105,9 @@ _PAGE = 500
 _PAGES_AT_INGEST = 40
 _COUNTED_REQUESTS = 10
 _CACHE_FROM_TOKENS = 1_024
+_BYTES_PER_TOKEN_OF_TEXT = 16
+_PAST_SEARCHES = 200
+_ROWS_TO_TELL = 10
 # Any address does: nothing is called at it, it stands for "the simulated realm's own".
 _SOME_SIMULATOR = "http://127.0.0.1:1"
 
@@ -106,7 +119,7 @@ class Target:
     Attributes:
         source: the table; None takes the batch.
         batch_id: the batch's id; None makes one of the table's name and content.
-        reading: how to read the table (`encoding`, `delimiter`).
+        reading: how to read the table: encoding, delimiter and the workload's own.
         force: as with `--force`, stored answers are no hits.
     """
 
@@ -131,7 +144,8 @@ def estimate_target(
     target: Target,
     routes: Sequence[str],
     *,
-    simulator: Callable[[], str | None] | None,
+    simulator: SimulatorUrl | None,
+    locate: SimulatorUrl = no_simulator,
 ) -> tuple[list[Estimate], Batch | None]:
     """Estimate a table by each route, in one pass over its rows.
 
@@ -142,6 +156,7 @@ def estimate_target(
         routes: routes as users write them; each once.
         simulator: gives the simulator's address (None in the live realm) when providers may be
             asked to count tokens; None asks nobody.
+        locate: gives it where a worksheet is to be read.
 
     Returns:
         The estimates in the order of the routes, and the batch if it is in the ledger already.
@@ -149,28 +164,40 @@ def estimate_target(
     Raises:
         UsageError: the table cannot be read, a route is none, or there is no such batch.
     """
-    known = _known_batch(ledger, config, target)
+    named = None
+    if target.source is not None:
+        named = Input(config.domain, target.source, target.reading, ledger, locate)
+    known = _known_batch(ledger, target, named)
     steps = resolve_steps(config)
 
     @cache
     def sample(place: int) -> list[list[Question]]:
-        return _sample_packs(llm_steps(steps)[place], _rows(ledger, config, target, known))
+        return _sample_packs(llm_steps(steps)[place], _rows(ledger, config, target, known, named))
 
     planner = _Planner(ledger, config, steps, sample, simulator)
     found = estimate_routes(
-        _rows(ledger, config, target, known),
+        _rows(ledger, config, target, known, named),
         steps,
         [planner.chain(route) for route in routes],
         limit=config.limit,
         force=target.force,
+        searches=_search_plans(ledger, config, steps),
     )
     return found, known
 
 
-def estimate_ingested(ledger: Ledger, config: WorkloadConfig, batch: Batch) -> Estimate:
+def estimate_ingested(
+    ledger: Ledger, config: WorkloadConfig, batch: Batch, *, force: bool = False
+) -> Estimate:
     """Estimate a batch by its own route without asking a provider.
 
     A batch of more than MOST_ROWS_AT_INGEST rows is estimated from rows spread over it.
+
+    Args:
+        ledger: the ledger; nothing is written.
+        config: the workload, with the run's options.
+        batch: the batch.
+        force: finished rows are asked again, and stored answers are no hits.
     """
     steps = resolve_steps(config)
     chain = _Planner(ledger, config, steps).chain(config.route)
@@ -182,8 +209,11 @@ def estimate_ingested(ledger: Ledger, config: WorkloadConfig, batch: Batch) -> E
         first, *others = chain.plans
         first = replace(first, notes=(*first.notes, note))
         chain = replace(chain, plans=(first, *others))
-    rows = _planned(ledger, config, batch, items)
-    found = estimate_routes(rows, steps, [chain], limit=config.limit)[0]
+    rows = _planned(ledger, config, batch, items, force=force)
+    searches = _search_plans(ledger, config, steps)
+    found = estimate_routes(
+        rows, steps, [chain], limit=config.limit, force=force, searches=searches
+    )[0]
     return found.scaled_to(batch.row_count)
 
 
@@ -206,27 +236,38 @@ def stored_estimate(found: Estimate, made: str, at: float) -> dict[str, Any]:
 # ---- rows ----------------------------------------------------------------------------------------
 
 
-def _known_batch(ledger: Ledger, config: WorkloadConfig, target: Target) -> Batch | None:
+def _known_batch(ledger: Ledger, target: Target, named: Input | None) -> Batch | None:
     """The batch that a run of this would take up, if it was ingested before."""
-    if target.source is None:
+    if named is None:
         if target.batch_id is None:
             raise UsageError("No table and no batch is named.", "Give --input or --batch.")
         return require_batch(ledger, target.batch_id)
-    name = target.batch_id or content_id(config.domain, target.source, target.reading)
+    name = target.batch_id or named.content_id()
     with ledger.read() as connection:
         return find_batch(connection, ledger.realm, name)
 
 
 def _rows(
-    ledger: Ledger, config: WorkloadConfig, target: Target, known: Batch | None
+    ledger: Ledger,
+    config: WorkloadConfig,
+    target: Target,
+    known: Batch | None,
+    named: Input | None,
 ) -> Iterable[PlannedRow]:
     if known is not None:
         items = stream_items(ledger, known.batch_id)
         return _planned(ledger, config, known, items, force=target.force)
-    assert target.source is not None
-    domain = config.domain
-    table = domain.open_input(target.source, target.reading)
-    return planned_from_table(new_items(domain, table, config.route_column))
+    assert named is not None
+    return planned_from_table(
+        new_items(
+            config.domain,
+            named.open(),
+            config.route_column,
+            ledger=ledger,
+            batch_id=target.batch_id or "",
+            forced=target.force,
+        )
+    )
 
 
 def _planned(
@@ -295,6 +336,134 @@ def _sample_packs(step: Step, rows: Iterable[PlannedRow]) -> list[list[Question]
     return kept or list(packer.flush())
 
 
+# ---- searches ------------------------------------------------------------------------------------
+
+
+def _search_plans(
+    ledger: Ledger, config: WorkloadConfig, steps: Sequence[AnyStep]
+) -> list[SearchPlan]:
+    """How the search providers of local steps are asked: prices, limits, and what calls took.
+
+    Raises:
+        UsageError: there is no such search provider.
+    """
+    local = [step for step in steps if isinstance(step, LocalStep)]
+    names = dict.fromkeys(name for step in local for name in step.searches)
+    return [
+        _search_plan(ledger, config, find_search_provider(name), live=ledger.realm == "live")
+        for name in names
+    ]
+
+
+def _search_plan(
+    ledger: Ledger, config: WorkloadConfig, provider: SearchProvider, *, live: bool
+) -> SearchPlan:
+    per_minute = config.search_rate_limit or provider.requests_per_minute
+    access = resolve_search_access(provider.name, os.environ, None if live else _SOME_SIMULATOR)
+    with ledger.read() as connection:
+        if access is not None:
+            limit = provider.limit_name
+            key = PauseKey(ledger.realm, limit, limit, access.key_id)
+            terms = read_terms(connection, ledger.now(connection), key)
+            per_minute = Rates(*terms.limits_of(Rates(per_minute).amounts)).requests
+        past = _past_searches(connection, ledger.realm, config.workload, provider.endpoint)
+    listed = provider.cost_usd
+    plan = SearchPlan(provider.name, listed, listed, provider.limit_name, per_minute)
+    if not past:
+        return plan
+    costs = [cost for cost, _ in past]
+    return replace(
+        plan,
+        usd=fmean(costs),
+        worst_usd=max(listed, *costs),
+        latency_s=fmean(took for _, took in past),
+        basis=f"{FROM_CALLS} ({len(past):,})",
+    )
+
+
+def _past_searches(
+    connection: sa.Connection, realm: str, workload: str, endpoint: str
+) -> list[tuple[float, float]]:
+    """USD and seconds of a workload's latest answered calls to a search endpoint."""
+    rows = connection.execute(
+        sa.select(attempts.c.cost_nano, attempts.c.latency_s)
+        .where(
+            attempts.c.realm == realm,
+            attempts.c.workload == workload,
+            attempts.c.step == SEARCH_STEP,
+            attempts.c.model == endpoint,
+            attempts.c.state == AttemptState.SETTLED.value,
+            attempts.c.error_kind.is_(None),
+        )
+        .order_by(attempts.c.sent_at.desc())
+        .limit(_PAST_SEARCHES)
+    )
+    return [(int(row.cost_nano) / NANO, float(row.latency_s or 0.0)) for row in rows]
+
+
+def _past_shares(ledger: Ledger, workload: str, steps: Sequence[Step]) -> dict[str, _Share]:
+    """Of the rows that could take a step, how many did, where enough runs tell.
+
+    They are held against the step before that every row takes.
+    """
+    compared: dict[str, str] = {}
+    before = ""
+    for step in steps:
+        if step.expected_share >= 1:
+            before = step.name
+        elif before:
+            compared[step.name] = before
+    if not compared:
+        return {}
+    asked = sa.func.sum(attempts.c.item_count)
+    statement = (
+        sa.select(attempts.c.step, asked)
+        .where(
+            attempts.c.realm == ledger.realm,
+            attempts.c.workload == workload,
+            attempts.c.step.in_({*compared, *compared.values()}),
+            attempts.c.reason == "first",
+            attempts.c.state == AttemptState.SETTLED.value,
+        )
+        .group_by(attempts.c.step)
+    )
+    with ledger.read() as connection:
+        counts = {str(name): int(number or 0) for name, number in connection.execute(statement)}
+    return {
+        name: _Share(min(counts.get(name, 0), counts[first]), counts[first])
+        for name, first in compared.items()
+        if counts.get(first, 0) >= _ROWS_TO_TELL
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """So many of so many earlier rows took a step."""
+
+    took: int
+    of: int
+
+
+def _model_search(step: Step, model: ModelRef, scale: InputScale) -> ModelSearch | None:
+    """What the web search of a step adds to its calls; None: it has none."""
+    search = step.web_search
+    if search is None:
+        return None
+    once = added_by(replace(search, max_uses=1), model.provider)
+    told = scale.basis == FROM_CALLS
+    # The worst case has a token for each byte, and four bytes for each character.
+    each = 1 if search.engine == "native" else _BYTES_PER_TOKEN_OF_TEXT
+    return ModelSearch(
+        provider=model.provider,
+        always=search.plugin,
+        usd=once.usd,
+        tokens=0.0 if told else once.prompt_tokens / each,
+        turns=1 if told else once.turns,
+        worst=added_by(search, model.provider),
+        most_searches=1 if search.plugin else search.max_uses,
+    )
+
+
 # ---- one route -----------------------------------------------------------------------------------
 
 
@@ -320,6 +489,11 @@ class _Planner:
     sample: Callable[[int], Sequence[Sequence[Question]]] = _nobody_asked
     simulator: Callable[[], str | None] | None = None
     known: dict[tuple[str, str], Chain | None] = field(default_factory=dict)
+
+    @cached_property
+    def shares(self) -> Mapping[str, _Share]:
+        """What earlier runs say about steps that only some rows take."""
+        return _past_shares(self.ledger, self.config.workload, llm_steps(self.steps))
 
     def chain(self, route: str) -> Chain:
         """The plans of a route, and of the routes that rows name themselves."""
@@ -354,7 +528,7 @@ class _Planner:
         plans = [
             _plan(
                 self.ledger, self.config, step, route, models, partial(self.sample, place),
-                simulator,
+                simulator, self.shares.get(step.name),
             )
             for place, step in enumerate(llm_steps(self.steps))
         ]  # fmt: skip
@@ -369,6 +543,7 @@ def _plan(
     models: Sequence[_Model],
     sample: Callable[[], Sequence[Sequence[Question]]],
     simulator: Callable[[], str | None] | None,
+    share: _Share | None,
 ) -> RoutePlan:
     """One step by one route."""
     # The lane `batch` passes over models that have no Batch API.
@@ -399,6 +574,11 @@ def _plan(
             f"No batch price is known for {first}, and the standard price is not taken in its "
             "place: docs/estimate.md says how to add one."
         )
+    if step.expected_share < 1:
+        taken = f"{share.took:,} of {share.of:,} earlier ones" if share else "until runs tell"
+        usual = share.took / share.of if share else step.expected_share
+        notes.append(f"{step.name} is expected for {usual:.0%} of the rows that may come to it: "
+                     f"{taken}.")  # fmt: skip
     now = ledger.clock.now()
     at = deadline_at(config.deadline, now) if config.lane == "auto" else None
     return RoutePlan(
@@ -422,6 +602,8 @@ def _plan(
         jobs=jobs,
         deadline_s=None if at is None else at - now,
         content=_content_size(step, [*calls, *others], base_tokens, scale),
+        share=None if share is None else share.took / share.of,
+        web=_model_search(step, first, scale),
     )
 
 
@@ -541,9 +723,11 @@ def _output_scale(step: Step, calls: Sequence[PastCall], others: Sequence[PastCa
 
 
 def _output_unseen(step: Step) -> OutputScale:
-    if step.typical_tokens is not None:
-        return output_of_typical(step.typical_tokens[1], step.output_tokens_per_item)
-    return output_of_schema(step.item_schema, step.output_tokens_per_item)
+    if step.typical_tokens is None:
+        return output_of_schema(step.item_schema, step.output_tokens_per_item)
+    # Alone in its request, a row may use all of the bound.
+    alone = step.output_tokens_base if step.max_items == 1 else 0
+    return output_of_typical(step.typical_tokens[1], step.output_tokens_per_item + alone)
 
 
 def _content_size(

@@ -145,6 +145,9 @@ class Knobs(BaseModel):
     chunk_size: int = Field(
         default=100, ge=1, description="Rows per chunk (Dagster partition); at most 200 chunks."
     )
+    chunk_interval_s: float = Field(
+        default=0.0, ge=0, description="Seconds between the release of two chunks."
+    )
     timeout_s: float | None = Field(
         default=None, gt=0, description="Seconds until a call counts as timed out."
     )

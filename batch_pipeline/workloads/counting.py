@@ -33,8 +33,11 @@ from batch_pipeline.workloads.estimate import (
     Miss,
     PlannedRow,
     RoutePlan,
+    SearchEstimate,
+    SearchPlan,
     Standing,
     StepEstimate,
+    after_searches,
     one_after_another,
 )
 
@@ -63,6 +66,7 @@ class Question:
         least: the least that it may come to.
         most: the most.
         anew: whether older answers are no hits for the row.
+        share: how likely it is asked.
     """
 
     item_id: str
@@ -73,6 +77,7 @@ class Question:
     least: float
     most: float
     anew: bool = False
+    share: float = 1.0
 
 
 class _NotYetError(Exception):
@@ -133,6 +138,7 @@ def estimate_routes(
     *,
     limit: int | None = None,
     force: bool = False,
+    searches: Sequence[SearchPlan] = (),
 ) -> list[Estimate]:
     """Count, pack and price `rows` for each route.
 
@@ -144,8 +150,9 @@ def estimate_routes(
         chains: the routes.
         limit: ask about at most so many rows.
         force: stored answers are no hits.
+        searches: how the search providers of local steps are asked.
     """
-    counts = [_RouteCount(steps, chain, limit, force) for chain in chains]
+    counts = [_RouteCount(steps, chain, limit, force, searches) for chain in chains]
     standings = dict.fromkeys(Standing, 0)
     for page in _pages(rows):
         for planned in page:
@@ -177,6 +184,7 @@ class _Way:
         bounds: output tokens that they come to at most.
         routed: whether `seen` holds answers of models.
         questions: by LLM step that the row takes: what it asks; None where it is through.
+        behind: place of the last checkpoint that it is behind; -1 for none.
     """
 
     planned: PlannedRow
@@ -187,6 +195,7 @@ class _Way:
     bounds: float = 0.0
     routed: bool = False
     questions: dict[str, Question | None] = field(default_factory=dict)
+    behind: int = -1
 
     @property
     def values(self) -> Row:
@@ -212,11 +221,16 @@ class _Way:
         decides = (
             dict(self.planned.row) if step.shared_by is None else step.shared_by(self.planned.row)
         )
-        text = orjson.dumps(decides, default=str, option=orjson.OPT_SORT_KEYS)
-        mark = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+        mark = _mark(decides)
         anew = self.planned.fresh_after > 0
         least = tokens * (1 - margin)
         return Question(self.planned.item_id, "", mark, {}, round(tokens), least, most, anew)
+
+
+def _mark(values: Any) -> int:
+    """The same number for the same values."""
+    text = orjson.dumps(values, default=str, option=orjson.OPT_SORT_KEYS)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
 
 
 # ---- one route -----------------------------------------------------------------------------------
@@ -226,9 +240,20 @@ class _RouteCount:
     """Counts the rows of a table for one route; rows with models of their own go by those."""
 
     def __init__(
-        self, steps: Sequence[AnyStep], chain: Chain, limit: int | None, force: bool
+        self,
+        steps: Sequence[AnyStep],
+        chain: Chain,
+        limit: int | None,
+        force: bool,
+        searches: Sequence[SearchPlan],
     ) -> None:
         self._steps = single_steps(steps)
+        self._plans = searches
+        self._searching = [
+            _SearchCount(step, place)
+            for place, step in enumerate(self._steps)
+            if isinstance(step, LocalStep) and step.searches
+        ]
         self._chain = chain
         self._limit = limit
         self._force = force
@@ -256,10 +281,14 @@ class _RouteCount:
         for route, of_part in by_part.items():
             self._walk(self._parts[route], of_part, asked)
         fresh: dict[str, list[Question]] = {}
+        left: set[int] = set()
         for way, part in ways:
-            question = self._count(way, part)
+            question, pending = self._count(way, part)
+            if pending:
+                left.add(way.place)
             if question is not None:
                 fresh.setdefault(part.route, []).append(question)
+        self._search([way for way, _ in ways if way.place not in left])
         for route, questions in fresh.items():
             for reason in _reasons(questions, self._parts[route].lookup, self._force):
                 self._misses[reason] = self._misses.get(reason, 0) + 1
@@ -275,8 +304,14 @@ class _RouteCount:
         steps = tuple(_step_estimate(counts, self._chain) for counts in by_step)
         paths = tuple(sorted(self._paths))
         every = [count for counts in by_step for count in counts]
+        searches = _searched(self._searching, self._plans)
         lanes = {
-            figures.lane: _whole(steps, paths, figures.lane, every) for figures in steps[0].lanes
+            figures.lane: _with_searches(
+                _whole(steps, paths, figures.lane, every),
+                searches,
+                _longest(paths, {c.step.name: c.latency_s for c in every if c.calls}),
+            )
+            for figures in steps[0].lanes
         }
         return Estimate(
             route=main.route,
@@ -298,11 +333,23 @@ class _RouteCount:
             rows_read=sum(standings.values()),
             steps=steps if len(steps) > 1 else (),
             paths=paths,
+            searches=(*searches, *_model_searches(every)),
         )
+
+    def _search(self, ways: Sequence[_Way]) -> None:
+        """Count the searches of rows that the run takes."""
+        if not self._searching or not ways:
+            return
+        ids = [way.planned.item_id for way in ways]
+        before = frozenset(self._chain.plans[0].lookup.asked_before(ids))
+        for way in ways:
+            for count in self._searching:
+                count.take(way, known=way.planned.item_id in before)
 
     def _walk(self, part: _ChainCount, ways: Sequence[_Way], asked: _Asked) -> None:
         """Take rows through the steps, side by side, so that each step is one look-up."""
-        behind = [_checkpoint(self._steps, way.planned) for way in ways]
+        for way in ways:
+            way.behind = _checkpoint(self._steps, way.planned)
         for place, step in enumerate(self._steps):
             if isinstance(step, LocalStep):
                 for way in ways:
@@ -310,14 +357,16 @@ class _RouteCount:
                 continue
             plan = part.counts[step.name].plan
             found: dict[int, Question] = {}
-            for way, through in zip(ways, behind, strict=True):
-                if not step.applies(way.planned.row):
+            for way in ways:
+                share = _share(way, step, plan)
+                if not share:
                     way.seen[step.name] = None
-                elif place < through:
+                elif place < way.behind:
                     way.questions[step.name] = None
                     way.missing.add(step.name)
                 else:
-                    found[way.place] = self._ask(way, step, plan, asked)
+                    question = self._ask(way, step, plan, asked)
+                    found[way.place] = replace(question, share=share) if share < 1 else question
             self._answer([way for way in ways if way.place in found], step, plan, found)
 
     def _ask(self, way: _Way, step: Step, plan: RoutePlan, asked: _Asked) -> Question:
@@ -364,22 +413,29 @@ class _RouteCount:
             way.answers += plan.output.expected(question.tokens)
             way.bounds += step.output_tokens_base + step.output_tokens_per_item
 
-    def _count(self, way: _Way, part: _ChainCount) -> Question | None:
-        """Count a row; gives the first question that nobody has asked before it."""
+    def _count(self, way: _Way, part: _ChainCount) -> tuple[Question | None, bool]:
+        """Count a row.
+
+        Returns:
+            The first question that nobody has asked before it, and whether the row is left pending.
+        """
         asks = way.open_questions
+        if all(one.share < 1 for _, one in asks):
+            # Its answers are stored: had they called for more, that would be stored as well.
+            for step, question in way.questions.items():
+                part.counts[step].take(question and replace(question, share=0.0))
+            self._cached += 1
+            return None, False
         fresh = [(step, one) for step, one in asks if one.mark not in part.counts[step].asked]
         if fresh and self._limit is not None and self._to_ask >= self._limit:
             self._left_pending += 1
-            return None
+            return None, True
         for step, question in way.questions.items():
             part.counts[step].take(question)
-        if not asks:
-            self._cached += 1
-            return None
         self._to_ask += 1
         self._paths.add(tuple(step for step, _ in asks))
         self._questions += bool(fresh)
-        return fresh[0][1] if fresh else None
+        return fresh[0][1] if fresh else None, False
 
     def _basis(self, steps: Sequence[StepEstimate], parts: Sequence[_ChainCount]) -> Basis:
         plans = [plan for part in parts for plan in part.chain.plans]
@@ -390,15 +446,24 @@ class _RouteCount:
                 for route, rows in self._own_rows.items()
             )
             notes.append(f"Rows that name their own model are priced by it: {named}.")
-        if len(steps) == 1:
+        if len(steps) == 1 and not self._searching:
             return replace(steps[0].basis, notes=tuple(notes))
         if guessed := [one.step for one in steps if FROM_TYPICAL in one.basis.output]:
             are = "is" if len(guessed) == 1 else "are"
             notes.append(
                 f"{_listed(guessed)} {are} estimated from typical lengths until the first run."
             )
-        if local := [one.name for one in self._steps if isinstance(one, LocalStep)]:
-            notes.append(f"Not counted: time and searches of {_listed(local)}, which ask no model.")
+        local = [one for one in self._steps if isinstance(one, LocalStep)]
+        if silent := [one.name for one in local if not one.searches]:
+            notes.append(
+                f"Not counted: time and searches of {_listed(silent)}, which ask no model."
+            )
+        if counted := [one.name for one in local if one.searches]:
+            notes.append(
+                f"Of {_listed(counted)}, the searches are counted, not the time of the rest. "
+                "Searches that were answered in the last days are not made again, which shows only "
+                "in the run."
+            )
         return _joined(steps, tuple(notes))
 
 
@@ -410,6 +475,17 @@ def _checkpoint(steps: Sequence[AnyStep], planned: PlannedRow) -> int:
         if isinstance(step, LocalStep) and step.checkpoint and step.name in planned.documents
     )
     return max(places, default=-1)
+
+
+def _share(way: _Way, step: Step, plan: RoutePlan) -> float:
+    """How likely a row takes a step, as far as what is stored tells."""
+    if step.expected_share < 1:
+        try:
+            return float(step.applies(way.values))
+        except _NotYetError:
+            usual = step.expected_share if plan.share is None else plan.share
+            return usual if step.applies(way.planned.row) else 0.0
+    return float(step.applies(way.planned.row))
 
 
 def _pass(way: _Way, step: LocalStep) -> None:
@@ -492,14 +568,17 @@ class _Sums:
     input_tokens: float = 0.0
     cached: float = 0.0
     output_tokens: float = 0.0
-    nano: int = 0
+    nano: float = 0.0
 
-    def add(self, usage: Usage, price: Callable[[Usage], int] | None) -> None:
-        self.input_tokens += usage.input_tokens
-        self.cached += usage.cached_input_tokens
-        self.output_tokens += usage.output_tokens
+    def add(
+        self, usage: Usage, price: Callable[[Usage], int] | None, share: float, fee_usd: float = 0.0
+    ) -> None:
+        """Add a call that is made with a likelihood of `share`; the fee is of its web search."""
+        self.input_tokens += usage.input_tokens * share
+        self.cached += usage.cached_input_tokens * share
+        self.output_tokens += usage.output_tokens * share
         if price is not None:
-            self.nano += price(usage)
+            self.nano += (price(usage) + fee_usd * NANO) * share
 
     def amount(self, priced: bool) -> Amount:
         return Amount(
@@ -531,7 +610,9 @@ class _StepCount:
         self.step = step
         self.plan = plan
         self.asked: set[int] = set()
-        self.rows = self.to_ask = self.requests = 0
+        # Sums of likelihoods; `certain` and `most` bound the requests.
+        self._taken = self._open = self.likely = 0.0
+        self.certain = self.most = 0
         self._unknown = False
         self._packer: Packer[Question] = Packer(step.max_items, step.max_input_tokens)
         # Requests that are sent before the first reply is back find nothing in the cache.
@@ -541,10 +622,10 @@ class _StepCount:
 
     def take(self, question: Question | None) -> None:
         """Count a row; None where it is through this step."""
-        self.rows += 1
+        self._taken += 1.0 if question is None else question.share
         if question is None:
             return
-        self.to_ask += 1
+        self._open += question.share
         if question.mark in self.asked:
             return
         self.asked.add(question.mark)
@@ -569,11 +650,31 @@ class _StepCount:
         return Basis(words, calls, margin, output.basis, output.calls, output.margin)
 
     @property
+    def rows(self) -> int:
+        """Rows that take the step."""
+        return round(self._taken)
+
+    @property
+    def to_ask(self) -> int:
+        """Of these, rows that need a call."""
+        return round(self._open)
+
+    @property
+    def requests(self) -> int:
+        """Calls when nothing goes wrong."""
+        return round(self.likely)
+
+    @property
+    def calls(self) -> int:
+        """The same, and one where there may be less than one."""
+        return max(1, self.requests) if self.likely else 0
+
+    @property
     def latency_s(self) -> float:
         """Seconds of a call."""
         if self.plan.latency_s is not None:
             return self.plan.latency_s
-        answer = self.figures("realtime").expected.output_tokens / self.requests
+        answer = self.figures("realtime").expected.output_tokens / self.likely
         return _ASSUMED_FIRST_TOKEN_S + answer / _ASSUMED_TOKENS_PER_S
 
     def figures(self, lane: Lane) -> LaneFigures:
@@ -589,28 +690,40 @@ class _StepCount:
         return self._realtime.figures(lane, self.plan.price is not None)
 
     def _count(self, pack: Sequence[Question]) -> None:
-        step, plan = self.step, self.plan
-        self.requests += 1
+        step, plan, web = self.step, self.plan, self.plan.web
+        share = sum(question.share for question in pack) / len(pack)
+        certain = float(share >= 1)
+        self.most += 1
+        self.certain += share >= 1
+        self.likely += share
         bound = step.output_tokens_base + step.output_tokens_per_item * len(pack)
         answer = min(bound, sum(plan.output.expected(question.tokens) for question in pack))
         ratio, base, margin = plan.input.ratio, plan.base_tokens, plan.input.margin
         short = ratio * (base + sum(question.least for question in pack)) * (1 - margin)
         prompt = ratio * (base + sum(question.tokens for question in pack))
         long = ratio * (base + sum(question.most for question in pack)) * (1 + margin)
-        warm = self.requests > self._cold
-        least = self._usage(short, plan.output.low(answer), hit=self.requests > 1)
-        most = self._usage(long, bound, hit=False)
+        fees = 0.0, 0.0, 0.0
+        longest = bound
+        if web is not None:
+            added = web.worst
+            fees = (web.usd * UNKNOWN_MARGIN if web.always else 0.0), web.usd, added.usd
+            prompt = web.turns * prompt + web.tokens
+            long = added.turns * long + added.prompt_tokens + added.answers_read * bound
+            longest = added.turns * bound
+        warm = self.most > self._cold
+        least = self._usage(short, plan.output.low(answer), hit=self.most > 1)
+        most = self._usage(long, longest, hit=False)
         likely = self._usage(prompt, answer, hit=warm and plan.prefix.certain)
-        self._realtime.low.add(least, plan.price)
-        self._realtime.expected.add(likely, plan.price)
-        self._realtime.worst.add(most, plan.price)
+        self._realtime.low.add(least, plan.price, certain, fees[0])
+        self._realtime.expected.add(likely, plan.price, share, fees[1])
+        self._realtime.worst.add(most, plan.price, 1.0, fees[2])
         if plan.jobs is None:
             return
         # Lines of a job are worked off in any order and at once: no cache hit can be relied on.
         unkept = self._usage(prompt, answer, hit=False)
-        self._jobs.low.add(least, plan.jobs.price)
-        self._jobs.expected.add(unkept, plan.jobs.price)
-        self._jobs.worst.add(most, plan.jobs.price)
+        self._jobs.low.add(least, plan.jobs.price, certain, fees[0])
+        self._jobs.expected.add(unkept, plan.jobs.price, share, fees[1])
+        self._jobs.worst.add(most, plan.jobs.price, 1.0, fees[2])
 
     def _usage(self, prompt: float, answer: float, *, hit: bool) -> Usage:
         prefix = self.plan.prefix
@@ -621,6 +734,141 @@ class _StepCount:
             cache_write_tokens=kept if prefix.billed_write and not hit else 0,
             output_tokens=round(answer),
         )
+
+
+# ---- searches ------------------------------------------------------------------------------------
+
+
+class _SearchCount:
+    """Counts the searches of a local step."""
+
+    def __init__(self, step: LocalStep, place: int) -> None:
+        self.step = step
+        self._place = place
+        self._seen: set[int] = set()
+        self.rows = self.unknown = self.fresh = 0
+
+    def take(self, way: _Way, *, known: bool) -> None:
+        """Count a row; `known` where it was asked before, so that its searches may be known."""
+        planned = way.planned
+        if self._place <= way.behind or not self.step.applies(planned.row):
+            return
+        mark = _mark(dict(planned.row))
+        if mark in self._seen:
+            return
+        self._seen.add(mark)
+        self.rows += 1
+        if self.step.name not in planned.documents:
+            self.unknown += 1
+            self.fresh += not known
+
+
+def _searched(counts: Sequence[_SearchCount], plans: Sequence[SearchPlan]) -> list[SearchEstimate]:
+    """Searches of local steps by provider, with the time that the providers' limits ask for."""
+    known = {plan.provider: plan for plan in plans}
+    found: list[SearchEstimate] = []
+    at_once: dict[str, int] = {}
+    for name in dict.fromkeys(name for count in counts for name in count.step.searches):
+        of = [(count, count.step.searches[name]) for count in counts if name in count.step.searches]
+        plan = known.get(name, SearchPlan(name))
+        low = round(sum(count.fresh * each for count, each in of))
+        calls = round(sum(count.unknown * each for count, each in of))
+        worst = sum(count.rows * math.ceil(each) for count, each in of)
+        at_once[name] = max(count.step.at_once for count, _ in of)
+        one = SearchEstimate(
+            provider=name,
+            rows=sum(count.rows for count, _ in of),
+            low=low,
+            calls=calls,
+            worst=worst,
+            low_usd=low * min(plan.usd, plan.worst_usd),
+            usd=calls * plan.usd,
+            worst_usd=worst * max(plan.usd, plan.worst_usd),
+            basis=plan.basis,
+        )
+        found.append(one)
+    shared: dict[str, int] = {}
+    for one in found:
+        limit = _limit_of(known, one.provider)
+        shared[limit] = shared.get(limit, 0) + one.calls
+    return [_timed(one, known, shared, at_once[one.provider]) for one in found]
+
+
+def _limit_of(plans: Mapping[str, SearchPlan], provider: str) -> str:
+    plan = plans.get(provider)
+    return provider if plan is None else plan.limit_name or provider
+
+
+def _timed(
+    one: SearchEstimate,
+    plans: Mapping[str, SearchPlan],
+    shared: Mapping[str, int],
+    at_once: int,
+) -> SearchEstimate:
+    """Searches with their time; `shared` are all calls below each limit."""
+    plan = plans.get(one.provider, SearchPlan(one.provider))
+    if not one.calls:
+        return one
+    work = plan.latency_s * -(-one.calls // at_once)
+    limit = _limit_of(plans, one.provider)
+    if plan.per_minute is not None:
+        by_rate = (shared[limit] - 1) * 60.0 / plan.per_minute + plan.latency_s
+        if by_rate >= work:
+            words = f"{plan.per_minute:,.0f} searches a minute of {limit}"
+            return replace(one, seconds=by_rate, bound_by=words)
+    return replace(one, seconds=work, bound_by=f"{at_once} rows searching at once")
+
+
+def _model_searches(counts: Sequence[_StepCount]) -> list[SearchEstimate]:
+    """Searches that models make, by provider; their fees are in the cost of the calls."""
+    found: dict[str, SearchEstimate] = {}
+    for count in counts:
+        web = count.plan.web
+        if web is None or not count.most:
+            continue
+        one = found.get(web.provider, SearchEstimate(web.provider, by_model=True))
+        least = count.certain if web.always else 0
+        found[web.provider] = replace(
+            one,
+            rows=one.rows + count.rows,
+            low=one.low + least,
+            calls=one.calls + count.requests,
+            worst=one.worst + count.most * web.most_searches,
+            low_usd=one.low_usd + least * web.usd * UNKNOWN_MARGIN,
+            usd=one.usd + count.likely * web.usd,
+            worst_usd=one.worst_usd + count.most * web.worst.usd,
+        )
+    return list(found.values())
+
+
+def _with_searches(
+    whole: LaneFigures, searches: Sequence[SearchEstimate], last_s: float
+) -> LaneFigures:
+    """A run's figures with the cost and time of what local steps search.
+
+    Args:
+        whole: what models are asked.
+        searches: of local steps.
+        last_s: seconds that the last row's calls take after its searches.
+    """
+    if not searches:
+        return whole
+    low, expected, worst = (
+        Amount(cost_usd=sum(getattr(one, name) for one in searches))
+        for name in ("low_usd", "usd", "worst_usd")
+    )
+    figures = replace(
+        whole,
+        low=whole.low.plus(low),
+        expected=whole.expected.plus(expected),
+        worst=whole.worst.plus(worst),
+    )
+    if whole.lane == "batch":
+        return after_searches(figures, searches)
+    slowest = max(searches, key=lambda one: one.seconds)
+    if slowest.seconds + last_s <= whole.seconds or not slowest.calls:
+        return figures
+    return replace(figures, seconds=slowest.seconds + last_s, bound_by=slowest.bound_by)
 
 
 # ---- sums ----------------------------------------------------------------------------------------
@@ -644,7 +892,7 @@ def _step_estimate(counts: Sequence[_StepCount], chain: Chain) -> StepEstimate:
         to_ask=sum(count.to_ask for count in used),
         requests=sum(count.requests for count in used),
         # What most of the requests rest on.
-        basis=max(used, key=lambda count: count.requests).basis,
+        basis=max(used, key=lambda count: count.likely).basis,
         lanes=tuple(lanes),
     )
 
@@ -698,7 +946,7 @@ def _time(counts: Iterable[_StepCount], paths: Sequence[Sequence[str]]) -> tuple
 
     The steps of a row follow each other, those of different rows overlap.
     """
-    asked = [count for count in counts if count.requests]
+    asked = [count for count in counts if count.calls]
     if not asked:
         return 0.0, ""
     by_step: dict[str, list[_StepCount]] = {}
@@ -707,11 +955,11 @@ def _time(counts: Iterable[_StepCount], paths: Sequence[Sequence[str]]) -> tuple
         by_step.setdefault(count.step.name, []).append(count)
         by_model.setdefault(count.plan.model, []).append(count)
     workers, name = _in_flight([of_model[0].plan for of_model in by_model.values()])
-    work = sum(count.latency_s * count.requests for count in asked) / workers
+    work = sum(count.latency_s * count.calls for count in asked) / workers
     turns: dict[str, float] = {}
     for step, of_step in by_step.items():
-        requests = sum(count.requests for count in of_step)
-        latency = sum(count.latency_s * count.requests for count in of_step) / requests
+        requests = sum(count.calls for count in of_step)
+        latency = sum(count.latency_s * count.calls for count in of_step) / requests
         turns[step] = latency * -(-requests // min(workers, requests))
     # Rows of one pack come to a step together: its turns follow those of the steps before.
     bounds = {name: max(work, _longest(paths, turns))}
@@ -723,7 +971,7 @@ def _time(counts: Iterable[_StepCount], paths: Sequence[Sequence[str]]) -> tuple
 
 def _longest(paths: Sequence[Sequence[str]], seconds: Mapping[str, float]) -> float:
     """Seconds of the longest way through the steps."""
-    return max(sum(seconds.get(step, 0.0) for step in path) for path in paths)
+    return max((sum(seconds.get(step, 0.0) for step in path) for path in paths), default=0.0)
 
 
 def _in_flight(plans: Sequence[RoutePlan]) -> tuple[int, str]:
@@ -745,7 +993,7 @@ def _rate_bounds(
 ) -> dict[str, float]:
     """Seconds by each limit of one model's key, over all steps that ask it."""
     rates = counts[0].plan.pace.rates
-    requests = sum(count.requests for count in counts)
+    requests = sum(count.calls for count in counts)
     # The last row's calls still have to come back.
     last = _longest(paths, {count.step.name: count.latency_s for count in counts})
     expected = [count.figures("realtime").expected for count in counts]

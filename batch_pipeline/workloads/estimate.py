@@ -15,7 +15,7 @@ from typing import Any, Literal
 from batch_pipeline.engine.lanes.batch import MOST_ITEMS
 from batch_pipeline.engine.lanes.choice import TARGET_S
 from batch_pipeline.engine.step import Row
-from batch_pipeline.ledger.batches import INPUT_ERROR, Item, NewItem
+from batch_pipeline.ledger.batches import INPUT_ERROR, UNCHANGED, Item, NewItem
 from batch_pipeline.ledger.calls import StoredResult
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.limits.rates import Rates
@@ -27,6 +27,7 @@ from batch_pipeline.pricing.calibration import (
     OutputScale,
 )
 from batch_pipeline.pricing.prices import Lane
+from batch_pipeline.pricing.web_search import Added
 from batch_pipeline.providers.base import Usage
 
 
@@ -148,6 +149,53 @@ class JobPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """How a search provider is asked by local steps.
+
+    Attributes:
+        provider: its name, such as `exa`.
+        usd: what a call should cost.
+        worst_usd: the most that one cost so far, or costs by the price list.
+        limit_name: providers of one name share one limit.
+        per_minute: that limit; None where there is none.
+        latency_s: seconds of a call.
+        basis: where the price comes from, in words.
+    """
+
+    provider: str
+    usd: float = 0.0
+    worst_usd: float = 0.0
+    limit_name: str = ""
+    per_minute: float | None = None
+    latency_s: float = 1.0
+    basis: str = "the price list"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSearch:
+    """What the web search of a model's own provider adds to each call.
+
+    Attributes:
+        provider: whose.
+        always: whether each call searches; otherwise the model decides, and is expected to search
+            once.
+        usd: the expected fee.
+        tokens: prompt tokens that the results should come to; 0 where earlier calls have told.
+        turns: how often the prompt should be read.
+        worst: what it adds at most.
+        most_searches: of a call.
+    """
+
+    provider: str
+    always: bool
+    usd: float
+    tokens: float
+    turns: int
+    worst: Added
+    most_searches: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class RoutePlan:
     """One route to estimate, for one step.
 
@@ -169,6 +217,9 @@ class RoutePlan:
         deadline_s: for lane `auto`: seconds until every row must have ended; None is whenever.
         content: what a row's content comes to where it is not known before earlier steps have
             answered; None goes by the row and by what they may answer.
+        share: of the rows that may come to take the step, those that should; None is what the step
+            says.
+        web: what a web search adds; None: there is none.
     """
 
     route: str
@@ -187,6 +238,8 @@ class RoutePlan:
     jobs: JobPlan | None = None
     deadline_s: float | None = None
     content: ContentSize | None = None
+    share: float | None = None
+    web: ModelSearch | None = None
 
 
 def no_own_route(row: Row) -> Chain | None:
@@ -346,12 +399,73 @@ class LaneFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchEstimate:
+    """Searches of a run at one provider.
+
+    Attributes:
+        provider: whom.
+        by_model: the provider's models search, and each call's cost has the fee; otherwise local
+            steps ask a search provider, which is no model's call.
+        rows: rows that search, identical ones once.
+        low: the least number of calls: none for rows that were asked before, whose searches may be
+            known still.
+        calls: what it should come to.
+        worst: the most.
+        low_usd: what the least costs.
+        usd: what it should cost.
+        worst_usd: the most.
+        seconds: until the last call is back, at the present limit; 0 where models search.
+        bound_by: what that is bound by, in words.
+        basis: where the price comes from, in words.
+    """
+
+    provider: str
+    by_model: bool = False
+    rows: int = 0
+    low: int = 0
+    calls: int = 0
+    worst: int = 0
+    low_usd: float = 0.0
+    usd: float = 0.0
+    worst_usd: float = 0.0
+    seconds: float = 0.0
+    bound_by: str = ""
+    basis: str = "the price list"
+
+    def scaled(self, factor: float) -> SearchEstimate:
+        """The same for `factor` times the rows."""
+        counts = {name: round(getattr(self, name) * factor) for name in _SEARCH_COUNTS}
+        sums = {name: getattr(self, name) * factor for name in _SEARCH_SUMS}
+        return replace(self, **counts, **sums)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "provider": self.provider,
+            "by_model": self.by_model,
+            "rows": self.rows,
+            "low": {"calls": self.low, "cost_usd": self.low_usd},
+            "expected": {"calls": self.calls, "cost_usd": self.usd},
+            "worst": {"calls": self.worst, "cost_usd": self.worst_usd},
+            "seconds": round(self.seconds, 1),
+            "bound_by": self.bound_by,
+            "basis": self.basis,
+        }
+
+
+_PROPER = {"openrouter": "OpenRouter"}
+_SEARCH_COUNTS = ("rows", "low", "calls", "worst")
+_SEARCH_SUMS = ("low_usd", "usd", "worst_usd", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
 class StepEstimate:
     """One of the LLM steps of a run.
 
     Attributes:
         step: its name.
-        rows: rows that take it; those left pending are not among them.
+        rows: rows that take it, by its usual share where only earlier answers decide; those left
+            pending are not among them.
         cached: of these, rows that are through it already, or that a stored answer serves.
         to_ask: of these, rows that need a call.
         requests: calls when nothing goes wrong.
@@ -419,6 +533,7 @@ class Estimate:
         rows_read: rows that were looked at; fewer than `rows` where the rest is extrapolated.
         steps: the LLM steps by themselves, in order; empty where there is only one.
         paths: steps that rows have before them, one after another: each combination once.
+        searches: searches by provider; their cost is part of the figures.
     """
 
     route: str
@@ -440,6 +555,7 @@ class Estimate:
     rows_read: int = 0
     steps: tuple[StepEstimate, ...] = ()
     paths: tuple[tuple[str, ...], ...] = ()
+    searches: tuple[SearchEstimate, ...] = ()
 
     @property
     def figures(self) -> LaneFigures:
@@ -484,12 +600,16 @@ class Estimate:
         counts = ("done", "cached", "to_ask", "questions", "left_pending", "blocked", "skipped")
         to_ask = round(self.to_ask * factor)
         steps = tuple(step.scaled(factor) for step in self.steps)
+        searches = tuple(one.scaled(factor) for one in self.searches)
         lanes = tuple(one.scaled(factor, to_ask) for one in self.lanes)
         if steps:
             lanes = tuple(
                 one if one.lane == "realtime" else one_after_another(steps, self.paths, one)
                 for one in lanes
             )
+        lanes = tuple(
+            one if one.lane == "realtime" else after_searches(one, searches) for one in lanes
+        )
         return replace(
             self,
             rows=rows,
@@ -498,6 +618,7 @@ class Estimate:
             requests=round(self.requests * factor),
             lanes=lanes,
             steps=steps,
+            searches=searches,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -511,7 +632,32 @@ class Estimate:
             "basis": self.basis.to_dict(),
             "rows_read": self.rows_read,
             "steps": [one.to_dict() for one in self.steps],
+            "searches": [one.to_dict() for one in self.searches],
         }
+
+
+def search_line(found: SearchEstimate, money: Callable[[float | None], str]) -> str:
+    """`Exa: 100 searches, $0.70 (low 0, $0; worst 100, $0.70), by the price list`.
+
+    Args:
+        found: searches at one provider.
+        money: writes USD.
+    """
+    name = _PROPER.get(found.provider, found.provider.capitalize())
+    calls = f"{found.calls:,} search{'' if found.calls == 1 else 'es'}"
+    text = (
+        f"{name}{', by its models' if found.by_model else ''}: {calls}, {money(found.usd)} (low "
+        f"{found.low:,}, {money(found.low_usd)}; worst {found.worst:,}, {money(found.worst_usd)}), "
+        f"by {found.basis}"
+    )
+    return f"{text}; {found.bound_by}" if found.bound_by else text
+
+
+def after_searches(whole: LaneFigures, searches: Sequence[SearchEstimate]) -> LaneFigures:
+    """The batch lane's figures with the time of the searches that go before its provider jobs."""
+    return replace(
+        whole, seconds=whole.seconds + max((one.seconds for one in searches), default=0.0)
+    )
 
 
 def basis_line(found: Estimate) -> str:
@@ -534,7 +680,7 @@ def planned_from_table(rows: Iterable[NewItem]) -> Iterator[PlannedRow]:
         standing = Standing.OPEN
         if item.problem:
             standing = Standing.UNUSABLE
-        elif item.skip:
+        elif item.skip or item.unchanged:
             standing = Standing.SKIPPED
         yield PlannedRow(item.item_id, item.row, standing)
 
@@ -551,12 +697,12 @@ def planned_from_batch(
     Args:
         rows: its rows.
         include_blocked: blocked ones are asked again.
-        force: finished ones are asked again.
+        force: finished ones are asked again, and those that are unchanged.
         documents: what local steps gave, by ordinal and step.
     """
     for item in rows:
         standing = Standing.OPEN
-        if item.outcome is Outcome.SKIPPED:
+        if item.outcome is Outcome.SKIPPED and not (force and item.error_kind == UNCHANGED):
             standing = Standing.SKIPPED
         elif item.error_kind == INPUT_ERROR:
             standing = Standing.UNUSABLE

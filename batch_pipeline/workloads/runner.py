@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,13 +44,21 @@ from batch_pipeline.providers.registry import (
     resolve_access,
 )
 from batch_pipeline.search.base import SearchAccess
-from batch_pipeline.search.registry import resolve_search_access
+from batch_pipeline.search.registry import find_search_provider, resolve_search_access
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.sinks.files import write_deliverables
-from batch_pipeline.sources.table import InputTable, canonical_hash
-from batch_pipeline.workloads.base import DeliversFiles, Workload, deliverable_formats
+from batch_pipeline.sources.table import InputRow, InputTable, canonical_hash
+from batch_pipeline.workloads.base import (
+    ChoosesRows,
+    DeliversFiles,
+    Workload,
+    deliverable_formats,
+    search_providers,
+)
 from batch_pipeline.workloads.config import WorkloadConfig
+from batch_pipeline.workloads.inputs import Input, SimulatorUrl, no_simulator
 from batch_pipeline.workloads.results import deliverable_rows
+from batch_pipeline.workloads.write_back import SHEET, sheet_origin, take_up_sheet
 
 _SHOWN_DOUBLES = 20
 
@@ -82,43 +90,64 @@ def ingest_batch(
     batch_id: str | None = None,
     launch: str = "door",
     options: Mapping[str, Any] | None = None,
+    kept: Mapping[str, Any] | None = None,
+    force: bool = False,
+    simulator: SimulatorUrl = no_simulator,
 ) -> tuple[Batch, bool]:
     """Read an input table into the ledger as a batch.
 
     Args:
         ledger: where to.
         config: the workload.
-        source: file path, or what the workload understands (for example `roadmap:frontend`).
+        source: file path, `sheets:<id>/<worksheet>`, or what the workload understands (for example
+            `roadmap:frontend`).
         batch_id: its id; None makes one of the table's name and a hash of its content, so that the
             same table is found again.
         launch: `door` when the caller starts the LLM run itself, `sensor` when the sensor is to.
-        options: how to read the table (`encoding`, `delimiter`).
+        options: how to read the table: encoding, delimiter, and the workload's own.
+        kept: what else later runs of the batch need to know.
+        force: a new batch's rows are asked whatever is known of them; one that exists is found
+            again, and a forced run asks its rows.
+        simulator: gives the simulator's address in the simulated realm, else None; called where a
+            worksheet is read.
 
     Returns:
         The batch, and whether it is new.
 
     Raises:
         UsageError: the table cannot be used, or the id exists with other content.
+        SheetsError: a worksheet cannot be read.
     """
     workload = config.domain
-    reading = dict(options or {})
+    named = Input(workload, source, options or {}, ledger, simulator)
     if batch_id is None:
-        batch_id = content_id(workload, source, reading)
+        batch_id = named.content_id()
     check_batch_id(batch_id)
-    table = workload.open_input(source, reading)
-    return ingest(
+    table = named.open()
+    facts = {**named.reading, **(kept or {})}
+    cells = named.cells()
+    origin = None if cells is None else sheet_origin(workload, cells, named.reading)
+    if origin is not None:
+        facts[SHEET] = origin.to_options()
+    batch, is_new = ingest(
         ledger,
         batch_id=batch_id,
         workload=config.workload,
         table_name=table.name,
         source=table.source,
         columns=table.columns,
-        rows=new_items(workload, table, config.route_column),
-        options=reading,
+        rows=new_items(
+            workload, table, config.route_column, ledger=ledger, batch_id=batch_id, forced=force
+        ),
+        options=facts,
         chunk_size=config.chunk_size,
         launch=launch,
         warnings=table.warnings,
+        forced=force,
     )
+    if origin is not None and not is_new:
+        batch = take_up_sheet(ledger, batch, origin)
+    return batch, is_new
 
 
 def check_batch_id(batch_id: str) -> None:
@@ -134,28 +163,58 @@ def check_batch_id(batch_id: str) -> None:
         )
 
 
-def content_id(workload: Workload, source: str, reading: Mapping[str, Any]) -> str:
-    """The id that a table gets when none is given: its name and a hash of its content."""
-    import hashlib
+def open_input(
+    workload: Workload,
+    source: str,
+    reading: Mapping[str, Any],
+    ledger: Ledger,
+    simulator: SimulatorUrl,
+) -> InputTable:
+    """Open what a user named as a table, once; `Input` opens it several times.
 
-    table = workload.open_input(source, reading)
-    digest = hashlib.sha256()
-    for row in table.rows:
-        digest.update(canonical_hash(row.values).encode())
-        digest.update(row.problem.encode())
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", table.name).strip("-").lower()[:60] or "batch"
-    return f"{stem}-{digest.hexdigest()[:8]}"
+    Args:
+        workload: whose table it is.
+        source: a file's path, `sheets:<id>/<worksheet>`, or what else the workload understands.
+        reading: how to read it; None values count as not given.
+        ledger: whose realm and limits a worksheet is read in.
+        simulator: gives the simulator's address in the simulated realm, else None; called where a
+            worksheet is read.
+
+    Raises:
+        UsageError: an option or the source as a whole cannot be used.
+        SheetsError: a worksheet cannot be read.
+    """
+    return Input(workload, source, reading, ledger, simulator).open()
 
 
-def new_items(workload: Workload, table: InputTable, route_column: str = "") -> Iterator[NewItem]:
+def new_items(
+    workload: Workload,
+    table: InputTable,
+    route_column: str = "",
+    *,
+    ledger: Ledger | None = None,
+    batch_id: str = "",
+    forced: bool = False,
+) -> Iterator[NewItem]:
     """Items of a table, each id once: a second row with the same id gets `~2` behind it.
 
     Rows that are identical are named in the table's warnings (the first 20). A row whose own route
     cannot be read is failed.
+
+    Args:
+        workload: whose table it is.
+        table: its rows; consumed.
+        route_column: where a row may name its own route; empty: nowhere.
+        ledger: where it is known which rows need no work; None asks nobody.
+        batch_id: the batch that the rows are to be.
+        forced: rows need work whatever is known.
     """
     seen: dict[str, tuple[int, int]] = {}
     doubles = 0
-    for row in table.rows:
+    rows: Iterable[tuple[InputRow, str]] = ((row, "") for row in table.rows)
+    if ledger is not None and isinstance(workload, ChoosesRows):
+        rows = workload.choose(table, ledger, batch_id, forced)
+    for row, unchanged in rows:
         column = workload.item_id_column
         given = str(row.values.get(column, "")).strip() if column else ""
         item_id = given or canonical_hash(row.values)[:16]
@@ -173,6 +232,7 @@ def new_items(workload: Workload, table: InputTable, route_column: str = "") -> 
             row=dict(row.values),
             problem=row.problem or _route_problem(row.values.get(route_column)),
             skip="" if row.problem else workload.skip_reason(row.values),
+            unchanged=unchanged,
         )
     if doubles > _SHOWN_DOUBLES:
         more = doubles - _SHOWN_DOUBLES
@@ -297,7 +357,49 @@ def resolve_route(
     refs = _refs(config.route if text is None else text, simulator)
     if config.fallback is False:
         refs = refs[:1]
-    return tuple(_endpoint(config, ref, simulator) for ref in refs)
+    route = tuple(_endpoint(config, ref, simulator) for ref in refs)
+    _check_web_search(config, route)
+    return route
+
+
+def check_ready(config: WorkloadConfig, simulator: str | None) -> tuple[Endpoint, ...]:
+    """Find what would stop a run, before anything is read or paid; gives its route.
+
+    Args:
+        config: the workload, with the run's options.
+        simulator: the simulator's address in the simulated realm, else None.
+
+    Raises:
+        UsageError: an option, a file, the route, or the key of a model or of a search provider.
+    """
+    route = resolve_route(config, simulator)
+    for name in search_providers(config.domain, config.options):
+        if resolve_search_access(name, os.environ, simulator) is None:
+            variable = find_search_provider(name).key_variable
+            raise MissingKeyError(
+                f"The workload {config.workload} searches with {name}, and {variable} is not set.",
+                "Set it in the environment or in .env, or rehearse without a key: `--simulate` or "
+                "BATCH_PIPELINE_SIMULATE=1.",
+            )
+    return route
+
+
+def _check_web_search(config: WorkloadConfig, route: Sequence[Endpoint]) -> None:
+    """Refuse models that cannot search the web where a step lets them.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    steps = [step.name for step in llm_steps(resolve_steps(config)) if step.web_search is not None]
+    for endpoint in route:
+        if steps and not endpoint.codec.web_search:
+            able = [name for name, one in PROVIDERS.items() if one.codec.web_search]
+            raise UsageError(
+                f"{endpoint.label} cannot search the web, and the step {steps[0]} of the workload "
+                f"{config.workload} does.",
+                f"Choose models of {' or '.join(able)}: --route {able[0]}/<model>, or `route` in "
+                "defs.yaml.",
+            )
 
 
 def _endpoint(config: WorkloadConfig, ref: ModelRef, simulator: str | None) -> Endpoint:
@@ -493,7 +595,7 @@ def plan_job(
         log_folder: where the run's log goes; None writes none.
         submit_only: rows of the batch lane go up, and nothing else is done.
     """
-    route = resolve_route(config, simulator)
+    route = check_ready(config, simulator)
     lane = lane_of(config, route, submit_only=submit_only)
     adaptive = config.workers == "auto"
     settings = RunSettings(
@@ -503,6 +605,7 @@ def plan_job(
         limit=config.limit,
         include_blocked=config.include_blocked,
         lane=lane,
+        chunk_interval_s=config.chunk_interval_s,
     )
     steps = resolve_steps(config)
     used = config.model_dump(mode="json", exclude={"folder", "schedule", "prompt_file"})

@@ -576,6 +576,16 @@ def test_no_thread_is_left_behind(book: Book, ledger: Ledger, tmp_path: Path) ->
     assert not [one for one in threading.enumerate() if one.name == "sheet-follower"]
 
 
+def test_the_end_is_heard_at_once(book: Book, ledger: Ledger, tmp_path: Path) -> None:
+    """News and end come together; a thread that took the one for the other slept for a minute."""
+    began = time.monotonic()
+    for _ in range(20):
+        with thread(book, tmp_path, {}) as following:
+            until(lambda: following._loop is not None)
+            following.gather({2: done(2)})
+    assert time.monotonic() - began < 30
+
+
 def until(fact: Callable[[], bool], bound_s: float = 15.0) -> None:
     deadline = time.monotonic() + bound_s
     while not fact():

@@ -28,8 +28,8 @@ from batch_pipeline.google_sheets.client import SheetsError
 from batch_pipeline.google_sheets.layout import SheetLayout
 from batch_pipeline.google_sheets.wire import open_http
 from batch_pipeline.ledger.store import Ledger
-from batch_pipeline.sources.sheets import open_sheet
-from batch_pipeline.sources.table import InputTable, canonical_hash
+from batch_pipeline.sources.sheets import grid_table, read_cells
+from batch_pipeline.sources.table import InputTable, TableSpec, canonical_hash
 from batch_pipeline_tests.sheets import BOOK, HEADER, Book, fresh_book, open_ledger
 from batch_pipeline_tests.simulated import Simulator
 
@@ -48,7 +48,11 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def table(book: Book, ledger: Ledger, source: str = NAMED, **terms: Any) -> InputTable:
-    return open_sheet(source, book.access, ledger, **terms)
+    cells = read_cells(source, book.access, ledger)
+    if not terms:
+        return cells.table()
+    spec = TableSpec("INPUT", source, required_columns=terms.pop("required_columns", ()))
+    return grid_table(cells.grid, spec, **terms)
 
 
 # ---- addresses ----
@@ -189,7 +193,7 @@ def test_what_only_a_person_can_mend_is_asked_once(book: Book, ledger: Ledger) -
         table(book, ledger, "sheets:nobody")
     access = replace(book.access, token="bad-token")
     with pytest.raises(SheetsError, match="invalid authentication"):
-        open_sheet(NAMED, access, ledger)
+        read_cells(NAMED, access, ledger)
     assert len(book.requests()) == 3
 
 
@@ -200,7 +204,7 @@ def test_a_token_quoted_in_an_error_is_taken_out(book: Book, ledger: Ledger) -> 
     )
     access = replace(book.access, token="houseless-token-1234")
     with pytest.raises(SheetsError, match=r"\[key removed\]") as caught:
-        open_sheet(NAMED, access, ledger)
+        read_cells(NAMED, access, ledger)
     assert "houseless" not in f"{caught.value} {caught.value!r} {access}"
 
 
@@ -210,7 +214,7 @@ def test_reads_of_two_tables_keep_to_one_limit(book: Book, ledger: Ledger) -> No
     access = replace(book.access, reads_per_minute=300.0)
     began = time.monotonic()
     for _ in range(3):
-        open_sheet(NAMED, access, ledger)
+        read_cells(NAMED, access, ledger)
     # six reads, a fifth of a second apart
     assert time.monotonic() - began >= 0.95
     assert all(one["status"] == 200 for one in book.requests())

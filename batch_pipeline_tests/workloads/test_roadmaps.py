@@ -81,7 +81,7 @@ def _unpack(name: str, folder: Path) -> Path:
 
 def test_the_registry_loads_the_workload_and_helps_with_a_wrong_name() -> None:
     workload: Workload = RoadmapsWorkload()
-    assert workload_names() == ["articles", "news", "roadmaps"]
+    assert workload_names() == ["articles", "brands", "flashcards", "news", "roadmaps"]
     assert isinstance(load_workload("roadmaps"), type(workload))
     with pytest.raises(UsageError, match="Did you mean 'roadmaps'"):
         load_workload("roadmap")
