@@ -1,4 +1,4 @@
-"""The guide's Python names: prepare, submit, wait, retrieve; large sets in one call."""
+"""The guides' names: prepare, submit, wait, retrieve; large sets in one call; their options."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from batch_pipeline.batch_processor import (
     ClassificationResultFromText,
     process_batch_workflow,
 )
+from batch_pipeline.cli.main import main
 from batch_pipeline.errors import UsageError
 from batch_pipeline.process_large_batch import (
     process_with_batch_api,
@@ -124,3 +125,34 @@ def test_a_day_of_a_large_set_in_real_time_goes_on_the_next_day() -> None:
     assert [result.id for result in again] == ["tacna-1", "tacna-2"]
     more = asyncio.run(process_with_realtime_api(items, items_per_day=3))
     assert [result.id for result in more] == ["tacna-1", "tacna-2", "tacna-3"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "flashcards --mode exa --category 001_cybersecurity --limit 100 --batch-size 10 "
+        "--batch-delay 2.0",
+        "flashcards --mode web --category 001_cybersecurity --limit 1000 --batch-size 100 "
+        "--concurrent 100",
+        "flashcards --mode unified --category 001_cybersecurity --limit 100",
+        "flashcards --mode web --category 001_cybersecurity --resume",
+        "flashcards --limit 5000 --batch-size 100 --concurrent 100 --batch-delay 1.0 --force --yes",
+        "flashcards --domain networks --subdomain transport --num-flashcards 15 --cleanup --yes",
+        "brands --workers 8 --budget 50.0 --limit 100 --chunk-size 50 --force",
+        "brands --workers 4 --limit 10",
+    ],
+)
+def test_the_options_of_the_guides_commands_are_understood(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workload, *options = words.split()
+    assert main(["run", workload, "--input", "nowhere.csv", *options, "--json"]) == 64
+    message = json.loads(capsys.readouterr().out)["error"]["message"]
+    assert "nowhere.csv" in message, "nothing but the file is wrong"
+
+
+def test_completion_has_the_guides_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["status"], ["failed"], ["clear"], ["export", "--output", "all.db"]):
+        assert main(["completion", *words, "--json"]) == 0, capsys.readouterr().err
+    assert main(["completion", "reset", "--topic", "path/to/topic.json", "--yes"]) == 64
+    assert "path/to/topic.json" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MOST_ITEMS = 1_000
 MOST_ROWS = 2**31 - 1
+MOST_OPTIONS = 50
 
 NEWS = "news"
 
@@ -105,7 +106,7 @@ class RunOptions(BaseModel):
     )
     options: Options | None = Field(
         default=None,
-        max_length=50,
+        max_length=MOST_OPTIONS,
         description="What only this workload knows; for articles `strategy`, `country`, "
         "`use_ahrefs`, `enable_llm_profiling`, which win over what the rows say.",
         examples=[{"strategy": "single_shot", "use_ahrefs": False}],
@@ -115,6 +116,30 @@ class RunOptions(BaseModel):
         """The options that were given."""
         found = {name: getattr(self, name) for name in RunOptions.model_fields}
         return {name: value for name, value in found.items() if value is not None}
+
+
+class ReadingOptions(BaseModel):
+    """How to read a table; what is left out is found out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    encoding: str | None = Field(default=None, max_length=40, description="Where it is not UTF-8.")
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    reading: Options | None = Field(
+        default=None,
+        max_length=MOST_OPTIONS,
+        description="What only this workload knows; for flashcards `category`, `domain`, "
+        "`subdomain`, for brands `worksheet`.",
+        examples=[{"category": "001_cybersecurity"}],
+    )
+
+    def how_to_read(self) -> dict[str, Any]:
+        """All of it as one, None where nothing was said."""
+        return {
+            **(self.reading or {}),
+            "encoding": self.encoding,
+            "delimiter": self.delimiter,
+        }
 
 
 class _Submission(RunOptions):
@@ -172,7 +197,7 @@ class ContentsSubmission(_Submission):
     contents: list[Article] = Field(min_length=1, max_length=MOST_ITEMS)
 
 
-class ReferenceSubmission(_Submission):
+class ReferenceSubmission(_Submission, ReadingOptions):
     """A table on the server's disk."""
 
     model_config = ConfigDict(
@@ -187,11 +212,9 @@ class ReferenceSubmission(_Submission):
         examples=["nov.parquet"],
     )
     workload: WorkloadName = NEWS
-    encoding: str | None = Field(default=None, max_length=40, description="Where it is not UTF-8.")
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
 
 
-class RunSubmission(RunOptions):
+class RunSubmission(RunOptions, ReadingOptions):
     """A run of any workload: of rows given here, of a file on the server, or of a known batch."""
 
     model_config = ConfigDict(
@@ -223,8 +246,6 @@ class RunSubmission(RunOptions):
         "such a file with `workload` beside its `jobs` is a submission.",
     )
     batch_name: BatchName | None = Field(default=None, description="Of a new batch.")
-    encoding: str | None = Field(default=None, max_length=40)
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     wait_for_completion: bool = False
 
 

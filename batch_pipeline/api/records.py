@@ -34,7 +34,7 @@ class RunRecord:
         digest: SHA-256 of the source's bytes.
         item_count: rows, or URLs.
         knobs: options of the run.
-        reading: how to read the source (`encoding`, `delimiter`).
+        reading: how to read the source (`encoding`, `delimiter`, the workload's own).
         state: one of the words above.
         message: what there is to say about that.
         dagster_run_id: of its LLM part, once it is known.

@@ -15,11 +15,12 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, File, Form, Path, Query, Request, Response, Security, UploadFile
 from fastapi.security import HTTPBearer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from batch_pipeline.api import inputs
 from batch_pipeline.api.models import (
     MOST_ITEMS,
+    MOST_OPTIONS,
     MOST_ROWS,
     NEWS,
     BatchName,
@@ -31,6 +32,7 @@ from batch_pipeline.api.models import (
     JobState,
     JobStatus,
     Options,
+    ReadingOptions,
     ReferenceSubmission,
     Results,
     RunOptions,
@@ -51,7 +53,9 @@ from batch_pipeline.reports.model import BatchReport
 
 _INGESTS_AT_ONCE = 4
 _LOOK_S = 0.25
-_READ_OPTIONS: TypeAdapter[Options] = TypeAdapter(Options)
+_READ_OPTIONS: TypeAdapter[Options] = TypeAdapter(
+    Annotated[Options, Field(max_length=MOST_OPTIONS)]
+)
 
 JobId = Annotated[
     str,
@@ -189,6 +193,14 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
         ] = None,
         encoding: Annotated[str | None, Form(max_length=40)] = None,
         delimiter: Annotated[str | None, Form(min_length=1, max_length=1)] = None,
+        reading: Annotated[
+            str | None,
+            Form(
+                max_length=10_000,
+                description="How the workload is to read the table, as a JSON object.",
+                examples=['{"category": "001_cybersecurity"}'],
+            ),
+        ] = None,
         wait_s: WaitS = 20.0,
     ) -> Submitted:
         run = RunOptions(
@@ -198,7 +210,12 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
             deadline=deadline,
             limit=limit,
             row_routes=row_routes,
-            options=_options(options),
+            options=_options("options", options, '{"strategy": "single_shot"}'),
+        )
+        how = ReadingOptions(
+            encoding=encoding,
+            delimiter=delimiter,
+            reading=_options("reading", reading, '{"category": "001_cybersecurity"}'),
         )
         shown = (file.filename or "the file").replace("\\", "/").rpartition("/")[2]
 
@@ -212,7 +229,7 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
                 name=batch_name,
                 shown=shown,
                 knobs=run.knobs(),
-                reading={"encoding": encoding, "delimiter": delimiter},
+                reading=how.how_to_read(),
             )
 
         record = await run_sync(take, limiter=limiter)
@@ -230,8 +247,6 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
     async def submit_reference(
         body: ReferenceSubmission, response: Response, request: Request, wait_s: WaitS = 20.0
     ) -> Submitted:
-        reading = {"encoding": body.encoding, "delimiter": body.delimiter}
-
         def take() -> RunRecord:
             submissions.check_room()
             return submissions.submit(
@@ -240,7 +255,7 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
                 name=body.batch_name,
                 shown=body.path,
                 knobs=body.knobs(),
-                reading=reading,
+                reading=body.how_to_read(),
             )
 
         record = await run_sync(take, limiter=limiter)
@@ -266,7 +281,6 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
                 "A run needs exactly one of batch, path, rows and jobs.",
                 "Give `batch` for one that was ingested before, else `path`, `rows` or `jobs`.",
             )
-        reading = {"encoding": body.encoding, "delimiter": body.delimiter}
 
         def take() -> RunRecord:
             submissions.check_room()
@@ -284,14 +298,14 @@ def _add_submitting(router: APIRouter, office: Office) -> None:
                 name=body.batch_name,
                 shown=shown,
                 knobs=body.knobs(),
-                reading=reading,
+                reading=body.how_to_read(),
             )
 
         record = await run_sync(take, limiter=limiter)
         return await _answer(office, request, response, record, body.wait_for_completion, wait_s)
 
 
-def _options(text: str | None) -> Options | None:
+def _options(field: str, text: str | None, example: str) -> Options | None:
     """The options of a form's field.
 
     Raises:
@@ -306,8 +320,8 @@ def _options(text: str | None) -> Options | None:
         raise ApiError(
             422,
             "invalid",
-            f"The field options is no JSON object of options: {said}.",
-            'Write it like {"strategy": "single_shot"}.',
+            f"The field {field} is no JSON object of options: {said}.",
+            f"Write it like {example}.",
         ) from error
 
 

@@ -29,11 +29,13 @@ from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.settings import Settings
 from batch_pipeline.workloads.config import WorkloadConfig, load_workload_config
+from batch_pipeline.workloads.inputs import no_simulator
 from batch_pipeline.workloads.runner import (
     check_batch_id,
     deadline_at,
     ingest_batch,
     lane_of,
+    open_input,
     resolve_route,
     resolve_step,
 )
@@ -215,7 +217,7 @@ class Submissions:
         try:
             check_batch_id(job_id)
             # Opening reads the list; only its rows would be fetched.
-            config.domain.open_input(str(given.path), reading)
+            open_input(config.domain, str(given.path), reading, self._ledger, no_simulator)
         except UsageError as error:
             raise unusable(without_paths(error, given.path, shown, self._settings.data)) from error
         if batch is not None and last is None:

@@ -57,10 +57,13 @@ def estimate(
     deadline: opt.Deadline = None,
     workers: opt.Workers = None,
     rate_limit: opt.RateLimit = None,
+    search_rate_limit: opt.SearchRateLimit = None,
     provider: opt.Provider = None,
     model: opt.Model = None,
     strategy: opt.Strategy = None,
     no_ahrefs: opt.NoAhrefs = False,
+    mode: opt.Mode = None,
+    num_flashcards: opt.NumFlashcards = None,
     option: opt.Options = None,
     pack: opt.Pack = None,
     limit: opt.Limit = None,
@@ -69,6 +72,10 @@ def estimate(
     simulate: opt.Simulate = None,
     encoding: opt.Encoding = None,
     delimiter: opt.Delimiter = None,
+    category: opt.Category = None,
+    domain: opt.Domain = None,
+    subdomain: opt.Subdomain = None,
+    worksheet: opt.Worksheet = None,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> int:
@@ -88,14 +95,30 @@ def estimate(
         deadline=deadline,
         workers=workers,
         rate_limit=rate_limit,
+        search_rate_limit=search_rate_limit,
         pack=pack,
         limit=limit,
         include_blocked=include_blocked,
     )
-    knobs |= opt.overrides(provider, model, strategy, no_ahrefs, option)
+    knobs |= opt.overrides(
+        provider,
+        model,
+        strategy,
+        no_ahrefs,
+        option,
+        mode=mode,
+        num_flashcards=num_flashcards,
+    )
     config = config.with_options(knobs)
     realm = settings.realm(simulate)
-    reading = opt.given(encoding=encoding, delimiter=delimiter)
+    reading = opt.reading_options(
+        encoding,
+        delimiter,
+        category=category,
+        domain=domain,
+        subdomain=subdomain,
+        worksheet=worksheet,
+    )
     routes = list(dict.fromkeys([config.route, *(route or ())]))
     if compare:
         routes = list(dict.fromkeys([*routes, *compared_routes()]))
@@ -176,13 +199,15 @@ def _estimate(
     from batch_pipeline.workloads.compare import estimate_target
     from batch_pipeline.workloads.runner import open_ledger, simulator_url
 
+    locate = partial(simulator_url, settings, realm)
     with open_ledger(settings, realm) as ledger:
         found, known = estimate_target(
             ledger,
             config,
             target,
             routes,
-            simulator=None if offline else partial(simulator_url, settings, realm),
+            simulator=None if offline else locate,
+            locate=locate,
         )
     return found, None if known is None else known.batch_id
 
@@ -352,7 +377,7 @@ def _print(
     known: str | None,
     sample: _Sample | None,
 ) -> None:
-    from batch_pipeline.workloads.estimate import basis_line
+    from batch_pipeline.workloads.estimate import basis_line, search_line
 
     if realm == "simulated":
         voice.out.print("SIMULATED realm: costs are what the provider would charge.")
@@ -366,6 +391,8 @@ def _print(
     if first.steps:
         voice.out.print(f"Steps by {first.route}, {_LANES[first.lane]}:", markup=False)
         voice.out.print(_steps_table(first))
+    for searched in first.searches:
+        voice.out.print(f"{search_line(searched, usd)}.", markup=False)
     for one in found:
         voice.out.print(basis_line(one), markup=False)
         for note in one.basis.notes:
@@ -390,7 +417,7 @@ def _print(
         )
     if known is not None:
         voice.out.print(f"This table is batch {known} already.", markup=False)
-    if not first.to_ask and first.rows:
+    if not first.to_ask and first.rows and not first.worst.cost_usd:
         voice.out.print("Nothing would be asked: a run costs nothing.")
 
 

@@ -1,6 +1,6 @@
 """`keys check`: whether the keys work and reach the models of the routes, without spending.
 
-What belongs here: the command. What does not: the checks (providers/keys.py).
+What belongs here: the command. What does not: the checks (providers/keys.py, search/keys.py).
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from batch_pipeline.cli.output import OK, SOME_FAILED, Output, grid
 if TYPE_CHECKING:
     from batch_pipeline.providers.keys import KeyCheck
     from batch_pipeline.providers.registry import ModelRef
+    from batch_pipeline.search.keys import SearchKeyCheck
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
 
 _REACHES = {True: "reachable", False: "not reachable", None: "not known"}
+_NOT_CHECKED = "set"
+"""Status of a key that cannot be checked without paying."""
+
 _STYLES = {True: "green", False: "red", None: "dim"}
 
 
@@ -47,7 +51,8 @@ def check(
     """Ask every provider at once whether its key works and reaches the models of the routes.
 
     By their model lists: nothing is spent. Ends with 1 if a key that is set does not work or does
-    not reach a model of a route; a provider without a key is no error.
+    not reach a model of a route; a provider without a key is no error. Search providers are asked
+    where they have a call that costs nothing.
     """
     import asyncio
 
@@ -55,15 +60,26 @@ def check(
 
     from batch_pipeline.providers.keys import check_keys
     from batch_pipeline.providers.lookups import KeyStatus
+    from batch_pipeline.search.keys import check_search_keys
     from batch_pipeline.settings import load_settings
     from batch_pipeline.workloads.runner import simulator_url
 
     voice = Output(json, verbose)
     settings = load_settings()
     realm = settings.realm(simulate)
-    checks = asyncio.run(check_keys(os.environ, simulator_url=simulator_url(settings, realm)))
+    simulator = simulator_url(settings, realm)
+
+    async def ask() -> tuple[list[KeyCheck], list[SearchKeyCheck]]:
+        return await asyncio.gather(
+            check_keys(os.environ, simulator_url=simulator),
+            check_search_keys(os.environ, simulator_url=simulator),
+        )
+
+    checks, searches = asyncio.run(ask())
     routed = _routed(checks)
-    bad = [c for c in checks if c.status not in (KeyStatus.OK, KeyStatus.MISSING)]
+    fine = (KeyStatus.OK, KeyStatus.MISSING, None)
+    both: list[KeyCheck | SearchKeyCheck] = [*checks, *searches]
+    bad = [c for c in both if c.status not in fine]
     voice.realm_notice(realm)
     voice.emit(
         {
@@ -79,6 +95,15 @@ def check(
                 }
                 for c in checks
             ],
+            "search": [
+                {
+                    "provider": c.provider,
+                    "status": _status(c),
+                    "key": c.key_shown,
+                    "detail": c.detail,
+                }
+                for c in searches
+            ],
             "routes": [
                 {
                     "workload": r.workload,
@@ -90,11 +115,13 @@ def check(
             ],
         }
     )
-    table = grid("Provider", "Key", "Status", "")
-    for c in checks:
-        style = "red" if c in bad else "green" if c.status is KeyStatus.OK else "dim"
-        table.add_row(c.provider, c.key_shown, f"[{style}]{c.status.value}[/]", escape(c.detail))
-    voice.out.print(table)
+    for head, rows in (("Provider", checks), ("Search", searches)):
+        table = grid(head, "Key", "Status", "")
+        for row in rows:
+            style = "red" if row in bad else "green" if row.status is KeyStatus.OK else "dim"
+            word = f"[{style}]{_status(row)}[/]"
+            table.add_row(row.provider, row.key_shown, word, escape(row.detail))
+        voice.out.print(table)
     table = grid("Workload", "Model of its route", "", "")
     for r in routed:
         word = f"[{_STYLES[r.reachable]}]{_REACHES[r.reachable]}[/]"
@@ -105,6 +132,10 @@ def check(
             for model in c.models:
                 voice.out.print(f"{c.provider}/{model}", markup=False)
     return SOME_FAILED if bad or any(r.reachable is False for r in routed) else OK
+
+
+def _status(check: KeyCheck | SearchKeyCheck) -> str:
+    return _NOT_CHECKED if check.status is None else check.status.value
 
 
 def _routed(checks: Iterable[KeyCheck]) -> list[_Routed]:

@@ -28,7 +28,9 @@ app = typer.Typer(
 
 Target = Annotated[
     str,
-    typer.Argument(metavar="PROVIDER[/MODEL]", help="A provider, or one of its models."),
+    typer.Argument(
+        metavar="PROVIDER[/MODEL]", help="A provider, one of its models, or a search provider."
+    ),
 ]
 Key = Annotated[
     str | None,
@@ -248,9 +250,17 @@ def _open(simulate: bool | None) -> tuple[Realm, Ledger]:
 def _scope(realm: Realm, target: str, key: str | None) -> Scope:
     from batch_pipeline.limits.by_hand import Scope
     from batch_pipeline.providers.registry import find_provider, parse_route
+    from batch_pipeline.search.registry import SEARCH_PROVIDERS
 
     model = "*"
-    if "/" in target:
+    searched = {one.limit_name for one in SEARCH_PROVIDERS.values()}
+    if target.partition("/")[0].strip().lower() in searched:
+        provider, _, endpoint = target.strip().lower().partition("/")
+        if endpoint:
+            raise UsageError(
+                f"{provider} has one limit for all its endpoints.", f"Name {provider} alone."
+            )
+    elif "/" in target:
         refs = parse_route(target)
         if len(refs) != 1:
             raise UsageError(f"{target!r} names several models.", "Name one at a time.")

@@ -16,6 +16,7 @@ import typer
 from batch_pipeline.cli import (
     batches,
     cache,
+    completion,
     estimate,
     keys,
     limits,
@@ -59,6 +60,7 @@ def build_app() -> typer.Typer:
     app.command("show", rich_help_panel=reading)(show.show)
     app.command("report", rich_help_panel=reading)(report.report)
     app.command("watch", rich_help_panel=reading)(watch.watch)
+    app.add_typer(completion.app, name="completion", rich_help_panel=reading)
     upkeep = "Look after"
     app.add_typer(cache.app, name="cache", rich_help_panel=upkeep)
     app.add_typer(keys.app, name="keys", rich_help_panel=upkeep)

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from batch_pipeline.workloads.config import WorkloadConfig
 
 _ROADMAP = "roadmap:"
+_SHEETS = "sheets:"
 _MOST_WORKERS = 10_000
 _LEAST_USD = 0.000001
+_LEAST_RATE = 0.001
+# Workloads whose rows may say the same as an option does.
+_ROWS_CHOOSE = frozenset({"articles"})
 
 
 def _workers(text: str) -> str:
@@ -53,7 +57,11 @@ BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Batch id; `status
 
 Input = Annotated[
     str | None,
-    typer.Option("--input", help="Table to read: CSV, TSV, JSON, JSONL, Parquet, or a folder."),
+    typer.Option(
+        "--input",
+        help="Table to read: CSV, TSV, JSON, JSONL, Parquet, XLSX, a folder, or "
+        "sheets:<id>/<worksheet>.",
+    ),
 ]
 Batch = Annotated[
     str | None,
@@ -75,6 +83,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         "--parallel",
+        "--concurrent",
         metavar="N|auto",
         parser=_workers,
         help="Requests in flight at once; `auto` follows the limits and the servers.",
@@ -122,7 +131,30 @@ RateLimit = Annotated[
 Pack = Annotated[int | None, typer.Option("--pack", min=1, help="Rows per request.")]
 ChunkSize = Annotated[
     int | None,
-    typer.Option("--chunk-size", min=1, help="Rows per chunk, which is a Dagster partition."),
+    typer.Option(
+        "--chunk-size",
+        "--batch-size",
+        min=1,
+        help="Rows per chunk, which is a Dagster partition.",
+    ),
+]
+BatchDelay = Annotated[
+    float | None,
+    typer.Option(
+        "--batch-delay",
+        metavar="SECONDS",
+        min=0,
+        help="Seconds from the start of one chunk to the start of the next.",
+    ),
+]
+SearchRateLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--search-rate-limit",
+        metavar="N",
+        min=_LEAST_RATE,
+        help="Searches per minute of a search provider's key.",
+    ),
 ]
 Limit = Annotated[
     int | None,
@@ -185,6 +217,41 @@ NoAhrefs = Annotated[
         help="Articles: heuristic search results for all jobs; wins over their column.",
     ),
 ]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        "--mode",
+        click_type=click.Choice(["exa", "web", "unified"]),
+        help="Flashcards: where the research comes from; unified also plans and votes.",
+        show_default=False,
+    ),
+]
+NumFlashcards = Annotated[
+    int | None,
+    typer.Option("--num-flashcards", metavar="N", min=1, help="Flashcards: cards per topic."),
+]
+Category = Annotated[
+    str | None,
+    typer.Option("--category", help="Flashcards: only topics of this category, by name or folder."),
+]
+Domain = Annotated[
+    str | None, typer.Option("--domain", help="Flashcards: only topics of this domain.")
+]
+Subdomain = Annotated[
+    str | None, typer.Option("--subdomain", help="Flashcards: only topics of this subdomain.")
+]
+Worksheet = Annotated[
+    str | None,
+    typer.Option("--worksheet", help="Brands: the worksheet of an XLSX; else its first one."),
+]
+WriteBack = Annotated[
+    bool | None,
+    typer.Option(
+        "--write-back/--no-write-back",
+        help="Google Sheets: whether status and outputs are written back.",
+        show_default=False,
+    ),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option(
@@ -210,12 +277,38 @@ def given(**options: Any) -> dict[str, Any]:
     }
 
 
+def reading_options(
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    *,
+    category: str | None = None,
+    domain: str | None = None,
+    subdomain: str | None = None,
+    worksheet: str | None = None,
+    write_back: bool | None = None,
+) -> dict[str, Any]:
+    """How to read the table, as far as it was said; a workload refuses what it does not know."""
+    found = given(
+        encoding=encoding,
+        delimiter=delimiter,
+        category=category,
+        domain=domain,
+        subdomain=subdomain,
+        worksheet=worksheet,
+    )
+    # False says something here.
+    return found | ({} if write_back is None else {"write_back": write_back})
+
+
 def overrides(
     provider: str | None,
     model: str | None,
     strategy: str | None = None,
     no_ahrefs: bool = False,
     options: list[str] | None = None,
+    *,
+    mode: str | None = None,
+    num_flashcards: int | None = None,
 ) -> dict[str, Any]:
     """The knobs behind options that win over what rows say.
 
@@ -237,6 +330,7 @@ def overrides(
         own["strategy"] = strategy
     if no_ahrefs:
         own["use_ahrefs"] = False
+    own |= given(mode=mode, num_flashcards=num_flashcards)
     return found | ({"options": own} if own else {})
 
 
@@ -249,12 +343,13 @@ def _value(text: str) -> Any:
         return text or None
 
 
-def overrides_said(knobs: Mapping[str, Any]) -> list[str]:
+def overrides_said(workload: str, knobs: Mapping[str, Any]) -> list[str]:
     """What to tell the user of options that win over what rows say."""
     said = []
     if knobs.get("row_routes") is False:
         said.append(f"All rows take the route {knobs['route']}: it wins over their own.")
-    for name, value in knobs.get("options", {}).items():
+    options = knobs.get("options", {}) if workload in _ROWS_CHOOSE else {}
+    for name, value in options.items():
         if value is not None and not name.startswith("default_"):
             shown = str(value).lower() if isinstance(value, bool) else value
             said.append(f"{name} = {shown} wins over what the rows say of it.")
@@ -293,6 +388,6 @@ def choose_source(
             f"Give --input TABLE.csv, or --batch with an ingested batch, for example "
             f"`batch-pipeline run {config.workload} --input TABLE.csv`.",
         )
-    if input_ is None or input_.startswith(_ROADMAP):
+    if input_ is None or input_.startswith(_ROADMAP) or input_.lower().startswith(_SHEETS):
         return input_
     return str(Path(input_).expanduser().resolve())

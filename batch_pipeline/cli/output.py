@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from batch_pipeline.cli.plain import make_plain
 from batch_pipeline.errors import UsageError
 from batch_pipeline.settings import Realm
 
@@ -51,6 +52,7 @@ class Output:
         """Where results go; nothing is shown here with `--json`."""
         from rich.console import Console
 
+        make_plain(sys.stdout)
         # A pipe or a file has no width: tables keep their columns there.
         width = None if sys.stdout.isatty() else 160
         return Console(quiet=self.json, highlight=False, width=width)
@@ -60,6 +62,7 @@ class Output:
         """Where messages, progress and questions go."""
         from rich.console import Console
 
+        make_plain(sys.stderr)
         width = None if sys.stderr.isatty() else 160
         return Console(stderr=True, highlight=False, soft_wrap=True, width=width)
 

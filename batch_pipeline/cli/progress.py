@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batch_pipeline.engine.job import Progress
 
 _PLAIN_EVERY_S = 5.0
+_PACE_FROM_S = 1.0
 
 
 class ProgressView:
@@ -34,6 +35,7 @@ class ProgressView:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._first_asked: tuple[float, int] | None = None
+        self._first_request: tuple[float, int] | None = None
         self._printed_at = 0.0
         self._printed = ""
         self._note = ""
@@ -61,13 +63,13 @@ class ProgressView:
         """The run has moved on; called about four times a second."""
         if progress.total == 0 and not progress.note:
             return
-        left = self._seconds_left(progress)
+        figures = _figures(progress, self._seconds_left(progress), self._per_minute(progress))
         if self._live:
-            self._draw(progress, left)
+            self._draw(progress, figures)
         else:
-            self._print(progress, left)
+            self._print(progress, figures)
 
-    def _draw(self, progress: Progress, left: float | None) -> None:
+    def _draw(self, progress: Progress, figures: str) -> None:
         if self._bar is None:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
@@ -87,12 +89,12 @@ class ProgressView:
             self._task,
             total=progress.total or None,
             completed=progress.done,
-            figures=_figures(progress, left),
+            figures=figures,
         )
 
-    def _print(self, progress: Progress, left: float | None) -> None:
+    def _print(self, progress: Progress, figures: str) -> None:
         now = time.monotonic()
-        line = f"{progress.done:,}/{progress.total:,} rows · {_figures(progress, left)}"
+        line = f"{progress.done:,}/{progress.total:,} rows · {figures}"
         news = progress.note != self._note or (progress.done == progress.total and progress.total)
         if line == self._printed or not (news or now - self._printed_at >= _PLAIN_EVERY_S):
             return
@@ -103,7 +105,7 @@ class ProgressView:
         """From the pace of rows that were asked about: cached ones come at once."""
         now, asked = time.monotonic(), progress.done - progress.cached
         if self._first_asked is None:
-            if progress.attempts:
+            if progress.attempts or progress.searches:
                 self._first_asked = (now, asked)
             return None
         began, before = self._first_asked
@@ -111,24 +113,40 @@ class ProgressView:
             return None
         return (progress.total - progress.done) * (now - began) / (asked - before)
 
+    def _per_minute(self, progress: Progress) -> float | None:
+        """Requests a minute since the first one."""
+        now = time.monotonic()
+        if self._first_request is None:
+            if progress.requests:
+                self._first_request = (now, progress.requests)
+            return None
+        began, before = self._first_request
+        if now - began < _PACE_FROM_S:
+            return None
+        return (progress.requests - before) * 60.0 / (now - began)
+
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
-def _figures(progress: Progress, left: float | None) -> str:
-    parts = [
-        f"{progress.cached:,} cached",
-        f"{progress.failed:,} failed",
-        f"{progress.requests:,} requests",
-        usd(progress.cost_usd),
-        f"waited {duration(progress.rate_wait_s)} for the rate limit",
-    ]
+def _figures(progress: Progress, left: float | None, per_minute: float | None) -> str:
+    parts = [f"{progress.succeeded:,} succeeded", f"{progress.failed:,} failed"]
     if progress.blocked:
-        parts.insert(2, f"{progress.blocked:,} blocked")
+        parts.append(f"{progress.blocked:,} blocked")
+    parts += [f"{progress.cached:,} cached", usd(progress.cost_usd)]
     if left is not None and progress.done < progress.total:
         parts.append(f"{duration(left)} left")
+    parts.append(f"{progress.requests:,} requests")
+    if per_minute is not None:
+        parts.append(f"{per_minute:,.0f} a minute")
+    if progress.searches:
+        parts.append(f"{progress.searches:,} searches")
+    if progress.chunks > 1:
+        parts.append(f"{progress.chunks_done:,}/{progress.chunks:,} chunks")
+    if progress.rate_wait_s:
+        parts.append(f"waited {duration(progress.rate_wait_s)} for rate limits")
     if progress.note:
         flying = f" ({progress.in_flight} in flight)" if progress.in_flight else ""
         parts.append(f"{progress.note}{flying}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,12 @@ _STAGES = {
     "llm": "Asking …",
     "report": "Writing the report and the deliverables …",
 }
+_RESUMES = (
+    "--resume: every run resumes. Finished rows cost nothing, failed and pending ones are asked, "
+    "blocked ones only with --include-blocked."
+)
+# A route is checked against some address: nothing is sent there.
+_SOME_SIMULATOR = "http://127.0.0.1"
 _DEMO_SAMPLE = "platform-engineer.csv"
 _DEMO_RATE = 240.0
 # What a retry does not take over from the run before: they bounded or widened that run only.
@@ -55,6 +62,7 @@ def run(
     route: opt.Route = None,
     workers: opt.Workers = None,
     rate_limit: opt.RateLimit = None,
+    search_rate_limit: opt.SearchRateLimit = None,
     budget: opt.Budget = None,
     daily_budget: opt.DailyBudget = None,
     provider_daily_budget: opt.ProviderDailyBudget = None,
@@ -63,9 +71,12 @@ def run(
     model: opt.Model = None,
     strategy: opt.Strategy = None,
     no_ahrefs: opt.NoAhrefs = False,
+    mode: opt.Mode = None,
+    num_flashcards: opt.NumFlashcards = None,
     option: opt.Options = None,
     pack: opt.Pack = None,
     chunk_size: opt.ChunkSize = None,
+    batch_delay: opt.BatchDelay = None,
     limit: opt.Limit = None,
     items_per_day: opt.ItemsPerDay = None,
     lane: opt.Lane = None,
@@ -77,6 +88,17 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Ask finished rows again, and pay for them again.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="As every run does: finished rows are not asked again.")
+    ] = False,
+    cleanup: Annotated[
+        bool,
+        typer.Option(
+            "--cleanup",
+            help="First delete the batch's output folder; asks. Answers are kept: nothing is paid "
+            "again.",
+        ),
+    ] = False,
     yes: opt.Yes = False,
     no_enrich: Annotated[
         bool, typer.Option("--no-enrich", help="Export the rows without any call.")
@@ -85,6 +107,11 @@ def run(
     output: opt.OutputFolder = None,
     encoding: opt.Encoding = None,
     delimiter: opt.Delimiter = None,
+    category: opt.Category = None,
+    domain: opt.Domain = None,
+    subdomain: opt.Subdomain = None,
+    worksheet: opt.Worksheet = None,
+    write_back: opt.WriteBack = None,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> int:
@@ -105,11 +132,13 @@ def run(
         route=route,
         workers=workers,
         rate_limit=rate_limit,
+        search_rate_limit=search_rate_limit,
         budget_usd=budget,
         budget_usd_per_day=daily_budget,
         provider_budget_usd_per_day=provider_daily_budget,
         pack=pack,
         chunk_size=chunk_size,
+        chunk_interval_s=batch_delay,
         limit=limit,
         items_per_day=items_per_day,
         lane=lane,
@@ -118,13 +147,23 @@ def run(
         include_blocked=include_blocked,
         no_enrich=no_enrich,
     ) | ({} if fallback is None else {"fallback": fallback})
-    knobs |= opt.overrides(provider, model, strategy, no_ahrefs, option)
+    knobs |= opt.overrides(
+        provider, model, strategy, no_ahrefs, option, mode=mode, num_flashcards=num_flashcards
+    )
     request = RunRequest(
         workload=workload,
         source=source,
         batch_id=batch,
         knobs=knobs,
-        reading=opt.given(encoding=encoding, delimiter=delimiter),
+        reading=opt.reading_options(
+            encoding,
+            delimiter,
+            category=category,
+            domain=domain,
+            subdomain=subdomain,
+            worksheet=worksheet,
+            write_back=write_back,
+        ),
         simulate=load_settings().realm(simulate) == "simulated",
         force=force,
         output=Path(output).expanduser().resolve() if output else None,
@@ -133,9 +172,14 @@ def run(
     settings = load_settings()
     config = config.with_options(knobs)
     check_before(settings, config, request)
-    for line in opt.overrides_said(knobs):
+    for line in opt.overrides_said(workload, knobs):
         voice.note(line)
+    if resume:
+        voice.note(_RESUMES)
     if force and not _may_force(voice, settings, config, request, yes):
+        voice.note("Nothing was done.")
+        return OK
+    if cleanup and not _clean_up(voice, settings, config, request, yes):
         voice.note("Nothing was done.")
         return OK
     return carry_out(voice, settings, request)
@@ -147,6 +191,7 @@ def retry(
     route: opt.Route = None,
     workers: opt.Workers = None,
     rate_limit: opt.RateLimit = None,
+    search_rate_limit: opt.SearchRateLimit = None,
     budget: opt.Budget = None,
     daily_budget: opt.DailyBudget = None,
     provider_daily_budget: opt.ProviderDailyBudget = None,
@@ -155,9 +200,13 @@ def retry(
     model: opt.Model = None,
     strategy: opt.Strategy = None,
     no_ahrefs: opt.NoAhrefs = False,
+    mode: opt.Mode = None,
+    num_flashcards: opt.NumFlashcards = None,
     option: opt.Options = None,
     pack: opt.Pack = None,
+    batch_delay: opt.BatchDelay = None,
     limit: opt.Limit = None,
+    write_back: opt.WriteBack = None,
     simulate: opt.Simulate = None,
     output: opt.OutputFolder = None,
     json: opt.Json = False,
@@ -182,7 +231,9 @@ def retry(
         for name, value in (last.settings if last else {}).items()
         if name in Knobs.model_fields and name not in _ONE_RUN_ONLY and value is not None
     }
-    own = opt.overrides(provider, model, strategy, no_ahrefs, option)
+    own = opt.overrides(
+        provider, model, strategy, no_ahrefs, option, mode=mode, num_flashcards=num_flashcards
+    )
     if "options" in own:
         own["options"] = {**kept.get("options", {}), **own["options"]}
     knobs = (
@@ -191,10 +242,12 @@ def retry(
             route=route,
             workers=workers,
             rate_limit=rate_limit,
+            search_rate_limit=search_rate_limit,
             budget_usd=budget,
             budget_usd_per_day=daily_budget,
             provider_budget_usd_per_day=provider_daily_budget,
             pack=pack,
+            chunk_interval_s=batch_delay,
             limit=limit,
             include_blocked=include_blocked,
         )
@@ -206,13 +259,13 @@ def retry(
         source=None,
         batch_id=batch,
         knobs=knobs,
-        reading={},
+        reading=opt.reading_options(write_back=write_back),
         simulate=ledger.realm == "simulated",
         output=Path(output).expanduser().resolve() if output else None,
         verbose=verbose,
     )
     check_before(settings, load_workload_config(found.workload).with_options(knobs), request)
-    for line in opt.overrides_said(knobs):
+    for line in opt.overrides_said(found.workload, knobs):
         voice.note(line)
     return carry_out(voice, settings, request)
 
@@ -279,22 +332,33 @@ def check_before(
     Raises:
         UsageError: no key, no such batch, or a table that cannot be read.
     """
+    from batch_pipeline.workloads.inputs import WRITE_BACK
     from batch_pipeline.workloads.runner import (
         check_batch_id,
+        check_ready,
+        open_input,
         open_ledger,
         require_batch,
-        resolve_route,
         resolve_step,
+        simulator_url,
     )
 
     resolve_step(config)
     realm = settings.realm(request.simulate)
-    if realm == "live" and not config.no_enrich:
-        resolve_route(config, None)
+    if not config.no_enrich:
+        check_ready(config, None if realm == "live" else _SOME_SIMULATOR)
     if request.batch_id is not None:
         check_batch_id(request.batch_id)
     if request.source is not None and look_into:
-        config.domain.open_input(request.source, request.reading)
+        with open_ledger(settings, realm) as ledger:
+            simulator = partial(simulator_url, settings, realm)
+            open_input(config.domain, request.source, request.reading, ledger, simulator)
+    elif request.source is None and (senseless := sorted(set(request.reading) - {WRITE_BACK})):
+        raise UsageError(
+            f"A batch that was ingested before keeps its rows: {', '.join(senseless)} would change "
+            "nothing.",
+            "Name its table with --input to read it otherwise, under another --batch.",
+        )
     elif request.source is None and request.batch_id is not None:
         with open_ledger(settings, realm) as ledger:
             batch = require_batch(ledger, request.batch_id)
@@ -331,6 +395,62 @@ def _may_force(
     )
 
 
+def _clean_up(
+    voice: Output, settings: Settings, config: WorkloadConfig, request: RunRequest, yes: bool
+) -> bool:
+    """Delete what earlier runs of the batch wrote; False where the user would rather not.
+
+    Raises:
+        UsageError: there is nobody to ask, or the folder is not the batch's own or cannot be
+            deleted.
+    """
+    from rich.filesize import decimal
+
+    from batch_pipeline.workloads.runner import batch_folder
+
+    if request.output is not None:
+        raise UsageError(
+            f"--cleanup deletes a batch's own folder, and {request.output} is yours.",
+            "Leave --cleanup or --output out, or empty that folder by hand.",
+        )
+    realm = settings.realm(request.simulate)
+    batch_id = request.batch_id or _content_id(settings, config, request)
+    folder = batch_folder(settings, realm, config.workload, batch_id)
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if not files:
+        voice.note(f"--cleanup: nothing was written to {folder} yet.")
+        return True
+    size = decimal(sum(path.lstat().st_size for path in files))
+    if not voice.confirm(
+        f"--cleanup deletes {len(files):,} files ({size}) in {folder}. The ledger keeps answers "
+        "and spend: the run writes the files anew, and no finished row is paid again. Go ahead?",
+        yes=yes,
+    ):
+        return False
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be deleted: {error.strerror or error}.",
+            "Delete it by hand, or run without --cleanup.",
+        ) from error
+    voice.note(f"{len(files):,} files of {folder} were deleted.")
+    return True
+
+
+def _content_id(settings: Settings, config: WorkloadConfig, request: RunRequest) -> str:
+    """The id of a batch that was given none."""
+    from batch_pipeline.workloads.inputs import Input
+    from batch_pipeline.workloads.runner import open_ledger, simulator_url
+
+    assert request.source is not None
+    realm = settings.realm(request.simulate)
+    simulator = partial(simulator_url, settings, realm)
+    with open_ledger(settings, realm) as ledger:
+        named = Input(config.domain, request.source, request.reading, ledger, simulator)
+        return named.content_id()
+
+
 def carry_out(voice: Output, settings: Settings, request: RunRequest) -> int:
     """Run a batch, say what it came to, and give the exit code."""
     try:
@@ -353,8 +473,10 @@ def execute(
         voice: where to.
         settings: the installation's.
         request: what to run.
-        on_stage: called with each of doors.STAGES as it begins; None announces the stages.
+        on_stage: called with each of doors.STAGES as it begins; None announces the stages, and
+            what the run is about to do.
     """
+    from batch_pipeline.cli.plan import show_plan
     from batch_pipeline.cli.progress import ProgressView
     from batch_pipeline.doors import run_batch
 
@@ -364,6 +486,7 @@ def execute(
             request,
             on_progress=view.update,
             on_stage=on_stage or (lambda stage: view.stage(_STAGES.get(stage, ""))),
+            on_batch=None if on_stage else partial(show_plan, voice, settings, request),
         )
 
 
@@ -419,7 +542,11 @@ def _print_summary(voice: Output, settings: Settings, result: RunResult) -> None
         batch = require_batch(ledger, result.batch_id)
         report = build_report(ledger, batch, run_id=result.run_id, deliverables=result.deliverables)
     print_summary(report, voice.out)
-    for label, path in (("Report", result.report_html), ("Report as JSON", result.report_json)):
+    for label, path in (
+        ("Report", result.report_html),
+        ("Report as JSON", result.report_json),
+        ("Logs of runs", settings.logs),
+    ):
         if path:
             voice.out.print(f"{label + ':':<16} {path}", markup=False, soft_wrap=True)
 

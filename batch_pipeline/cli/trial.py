@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,13 +94,23 @@ def try_rows(
     simulate: opt.Simulate = None,
     encoding: opt.Encoding = None,
     delimiter: opt.Delimiter = None,
+    category: opt.Category = None,
+    domain: opt.Domain = None,
+    subdomain: opt.Subdomain = None,
+    worksheet: opt.Worksheet = None,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> int:
     """Ask about a few rows now, and show two prompts or models side by side with their cost."""
     from batch_pipeline.settings import load_settings
     from batch_pipeline.workloads.config import load_workload_config
-    from batch_pipeline.workloads.runner import new_items, resolve_route, simulator_url
+    from batch_pipeline.workloads.runner import (
+        new_items,
+        open_input,
+        open_ledger,
+        resolve_route,
+        simulator_url,
+    )
 
     voice = Output(json, verbose)
     settings = load_settings()
@@ -114,8 +125,18 @@ def try_rows(
     if realm == "live":
         for variant in configs.values():
             resolve_route(variant, None)
-    table = config.domain.open_input(source, opt.given(encoding=encoding, delimiter=delimiter))
-    items = list(islice(new_items(config.domain, table), rows))
+    reading = opt.reading_options(
+        encoding,
+        delimiter,
+        category=category,
+        domain=domain,
+        subdomain=subdomain,
+        worksheet=worksheet,
+    )
+    with open_ledger(settings, realm) as ledger:
+        locate = partial(simulator_url, settings, realm)
+        table = open_input(config.domain, source, reading, ledger, locate)
+        items = list(islice(new_items(config.domain, table), rows))
     if not items:
         raise UsageError(f"{source} has no rows.", "Check that it is the file you meant.")
     voice.realm_notice(realm)

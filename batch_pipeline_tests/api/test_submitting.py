@@ -215,6 +215,25 @@ def test_any_workload_can_be_run(quiet: Server) -> None:
         problem(quiet.http.post("/runs", json=refused), 422, "invalid")
 
 
+def test_a_table_is_read_by_its_workloads_own_options(quiet: Server) -> None:
+    rows = [
+        {"topic_title": f"Ports {name}", "category_folder": folder}
+        for name, folder in (("one", "001_cybersecurity"), ("two", "002_network"))
+    ]
+    content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    reading = {"category": "002_network"}
+    body = {"workload": "flashcards", "rows": rows, "batch_name": "net", "reading": reading}
+    reply = quiet.http.post("/runs", json=body)
+    assert reply.status_code == 202, reply.text
+    assert reply.json()["item_count"] == batch_of(quiet, "net").row_count == 1
+    form = {"workload": "flashcards", "reading": json.dumps(reading), "batch_name": "net-file"}
+    assert upload(quiet, "t.jsonl", content, **form).json()["item_count"] == 1
+
+    wrong = quiet.http.post("/runs", json={**body, "workload": "news", "batch_name": "wrong"})
+    assert "category" in problem(wrong, 422, "invalid")["detail"]
+    problem(upload(quiet, "t.jsonl", content, **{**form, "reading": "[1]"}), 422, "invalid")
+
+
 # ---- many, and too much --------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.cli.main import main
 from batch_pipeline_tests.simulator.running import INSTANT, Running, running
 
 SCRIPT = Path(sys.executable).with_name("batch-pipeline")
@@ -26,6 +29,9 @@ _KEY_VARIABLES = (
     "OPENAI_API_KEY",
     "OPENROUTER_API_KEY",
     "OPENAI_COMPATIBLE_API_KEY",
+    "EXA_API_KEY",
+    "TAVILY_API_KEY",
+    "AHREFS_API_KEY",
 )
 
 
@@ -110,6 +116,29 @@ class Cli:
         return [r for r in records if r["key_last4"] == self.key[-4:]]
 
 
+class Shell:
+    """`batch-pipeline` in this very process, for Dagster loads but once."""
+
+    def __init__(self, cli: Cli) -> None:
+        self.data = cli.data
+        self.simulator = cli.simulator
+        self._cli = cli
+        self._seen = 0
+
+    def __call__(self, *words: str) -> Ended:
+        """Run a command to its end."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(words)
+        return Ended(code, out.getvalue(), err.getvalue())
+
+    def asked(self) -> list[dict[str, Any]]:
+        """The attempts since the last look."""
+        records = self._cli.journal()
+        new, self._seen = records[self._seen :], len(records)
+        return new
+
+
 def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Poll until something holds, or fail."""
     deadline = time.monotonic() + timeout_s
@@ -154,3 +183,15 @@ def make_cli(one_simulator: Running, tmp_path_factory: pytest.TempPathFactory) -
 def cli(make_cli: Callable[[], Cli]) -> Cli:
     """A command line with a fresh data folder."""
     return make_cli()
+
+
+@pytest.fixture(scope="module")
+def shell(make_cli: Callable[[], Cli]) -> Iterator[Shell]:
+    """A shell in this process, with a data folder of its own."""
+    cli = make_cli()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cli.environment.items():
+            patch.setenv(name, value)
+        patch.chdir(cli.data)
+        yield Shell(cli)
+        cli.simulator.configure(latency=INSTANT, faults=[])

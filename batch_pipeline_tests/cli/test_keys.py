@@ -51,3 +51,45 @@ def test_a_key_that_is_not_accepted_ends_with_1(cli: Cli) -> None:
     assert done.code == 1, done.err
     route = _route(done.document)
     assert (route["reachable"], route["detail"]) == (None, "the key was not accepted")
+
+
+def _search(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {entry["provider"]: entry for entry in document["search"]}
+
+
+def test_search_providers_are_asked_where_that_costs_nothing(cli: Cli) -> None:
+    done = cli("keys", "check", "--json")
+    found = _search(done.document)
+    assert {name: entry["status"] for name, entry in found.items()} == {
+        "ahrefs": "ok", "exa": "set", "tavily": "ok",
+    }  # fmt: skip
+    assert {entry["key"] for entry in found.values()} == {f"…{cli.key[-4:]}"}
+    assert "credits are left" in found["tavily"]["detail"]
+    assert "Not checked" in found["exa"]["detail"], "it is not said to work"
+    shown = cli("keys", "check")
+    assert "tavily" in shown.out and "Not checked" in shown.out
+    assert cli.journal() == []
+
+
+def test_a_search_key_that_is_spent_ends_with_1_and_a_missing_one_does_not(cli: Cli) -> None:
+    key = "tvly-not-a-real-key-7c2e"
+    usage = {"key": {"usage": 50, "limit": None},
+             "account": {"plan_usage": 1_000, "plan_limit": 1_000, "paygo_usage": 5,
+                         "paygo_limit": 5}}  # fmt: skip
+    with recording(lambda _: as_json(usage)) as server:
+        cli.extra |= {"TAVILY_API_KEY": key, "TAVILY_BASE_URL": server.url}
+        done = cli("keys", "check", "--live", "--json")
+        assert [(r.method, r.path) for r in server.requests] == [("GET", "/usage")]
+    assert done.code == 1, done.err
+    found = _search(done.document)
+    assert (found["tavily"]["status"], found["tavily"]["key"]) == ("no_credit", "…7c2e")
+    assert {found[name]["status"] for name in ("ahrefs", "exa")} == {"missing"}
+    assert "EXA_API_KEY is not set" in found["exa"]["detail"]
+    assert key not in done.out + done.err
+
+    refusal = {"detail": {"error": f"Unauthorized: {key} is no key of ours."}}
+    with recording(lambda _: as_json(refusal, 401)) as server:
+        cli.extra["TAVILY_BASE_URL"] = server.url
+        done = cli("keys", "check", "--live", "--json")
+    assert done.code == 1 and _search(done.document)["tavily"]["status"] == "invalid"
+    assert key not in done.out + done.err

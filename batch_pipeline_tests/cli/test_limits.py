@@ -70,6 +70,19 @@ def test_limits_are_set_and_cleared_before_any_run_used_the_model(limits: Limits
     assert limits.shown() == []
 
 
+def test_search_providers_have_limits_too(limits: Limits) -> None:
+    done = limits("set", "exa", "--requests-per-min", "120", "--json")
+    assert done.code == 0 and done.document["warnings"] == []
+    [key] = limits.shown("*")
+    assert (key["provider"], key["limits"]["requests"]["amount"]) == ("exa", 120)
+    assert limits("pause", "tavily", "--for", "1m", "--json").document["provider"] == "tavily"
+    assert limits("resume", "tavily", "--json").document["ended"] == 1
+    refused = limits("set", "ahrefs/serp-overview", "--requests-per-min", "10", "--json")
+    assert refused.code == 64
+    assert "one limit for all its endpoints" in refused.document["error"]["message"]
+    assert limits("set", "exa", "--clear", "--json").document["cleared"] == 1
+
+
 def test_limits_start_as_fast_as_any_read(cli: Cli) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", str(SCRIPT), "limits", "show"],

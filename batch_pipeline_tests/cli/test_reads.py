@@ -37,6 +37,8 @@ def tried(make_cli: Callable[[], Cli]) -> tuple[Cli, str]:
         "show BATCH:1",
         "cache stats",
         "simulator status",
+        "completion status",
+        "completion failed",
         "estimate roadmaps --input TABLE",
     ],
 )
