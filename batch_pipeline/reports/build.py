@@ -63,6 +63,7 @@ from batch_pipeline.reports.model import (
     ThroughputBucket,
     Tokens,
 )
+from batch_pipeline.reports.skipped import read_skipped
 from batch_pipeline.reports.spending import (
     check_estimate,
     limits_used,
@@ -138,6 +139,9 @@ def build_report(
             ingested_at=_moment(batch.created_at),
             rows=batch.row_count,
             outcomes=outcomes,
+            skipped=read_skipped(connection, ledger.realm, batch.batch_id)
+            if outcomes.skipped
+            else [],
             success_rate=outcomes.succeeded / outcomes.ended if outcomes.ended else None,
             cache_hits=cache_hits,
             duplicate_rows=reader.duplicate_rows(),
@@ -153,6 +157,7 @@ def build_report(
             if paid_rows
             else None,
             wall_s=wall_s,
+            calls_s=reader.calls_s(),
             rate_wait_s=totals.rate_wait_s,
             latency=latency,
             throughput=reader.throughput(),
@@ -471,14 +476,15 @@ class _Reader:
             )
             .where(searched)
             .group_by(attempts.c.model)
-            .order_by(attempts.c.model)
         )
-        return [
+        known = self._searches_known()
+        found = [
             SearchUse(
                 endpoint=row.model,
                 requests=int(row.requests),
                 attempts=int(row.attempts),
                 attempts_failed=int(row.failed),
+                cached=known.pop(row.model, 0),
                 cost_usd=int(row.cost_nano) / NANO,
                 lost_cost_usd=(int(row.lost_nano) + int(row.in_flight_nano)) / NANO,
                 rate_wait_s=float(row.rate_wait_s),
@@ -486,6 +492,21 @@ class _Reader:
             )
             for row in self._connection.execute(statement).all()
         ]
+        found += [
+            SearchUse(
+                endpoint=endpoint,
+                requests=0,
+                attempts=0,
+                attempts_failed=0,
+                cached=count,
+                cost_usd=0.0,
+                lost_cost_usd=0.0,
+                rate_wait_s=0.0,
+                latency=_no_latency(),
+            )
+            for endpoint, count in known.items()
+        ]
+        return sorted(found, key=lambda use: use.endpoint)
 
     def models(self) -> list[ModelUse]:
         rows_by_model = {
@@ -720,7 +741,9 @@ class _Reader:
         summary = orjson.loads(row.summary)
         counts = None
         if summary and not running:
-            counts = _run_counts(summary, *self._searched(row.run_id))
+            counts = _run_counts(
+                summary, *self._searched(row.run_id), self.calls_s(attempts.c.run_id == row.run_id)
+            )
         message = row.message
         if crashed:
             message = (
@@ -738,16 +761,30 @@ class _Reader:
             given_up=summary.get("given_up", {}),
         )
 
-    def _searched(self, run_id: str) -> tuple[int, int, float]:
-        """Queries, wire calls and waiting of a run at search providers."""
-        queries, calls, waited_s = self._connection.execute(
+    def _searched(self, run_id: str) -> tuple[int, float]:
+        """Wire calls and waiting of a run at search providers."""
+        calls, waited_s = self._connection.execute(
             sa.select(
-                sa.func.count(attempts.c.request_id.distinct()),
                 sa.func.count(),
                 sa.func.coalesce(sa.func.sum(attempts.c.rate_wait_s), 0.0),
             ).where(self._calls, attempts.c.run_id == run_id, attempts.c.step == SEARCH_STEP)
         ).one()
-        return int(queries), int(calls), float(waited_s)
+        return int(calls), float(waited_s)
+
+    def calls_s(self, of: sa.ColumnElement[bool] | None = None) -> float:
+        """Seconds of real-time calls, to models and search providers, summed."""
+        made = sa.and_(self._calls, attempts.c.lane == REALTIME_LANE)
+        statement = sa.select(sa.func.coalesce(sa.func.sum(attempts.c.latency_s), 0.0))
+        found = self._connection.execute(statement.where(made if of is None else made & of))
+        return float(found.scalar_one())
+
+    def _searches_known(self) -> dict[str, int]:
+        """Queries of runs that have ended which needed no call, by endpoint."""
+        found: dict[str, int] = {}
+        for text in self._connection.execute(sa.select(runs.c.summary).where(self._runs)).scalars():
+            for endpoint, count in orjson.loads(text).get("searches_known", {}).items():
+                found[endpoint] = found.get(endpoint, 0) + count
+        return found
 
     def routes(self) -> set[str]:
         """The routes of the runs that made calls; of the newest run where none did."""
@@ -968,13 +1005,15 @@ def _problem_outcome(outcome: str) -> Literal["failed", "blocked"]:
     return "blocked" if outcome == Outcome.BLOCKED.value else "failed"
 
 
-def _run_counts(summary: dict[str, Any], queries: int, searches: int, waited_s: float) -> RunCounts:
-    """What a run noted about itself, in which searches are calls like any other."""
+def _run_counts(
+    summary: dict[str, Any], searches: int, waited_s: float, calls_s: float
+) -> RunCounts:
+    """What a run noted about itself, in which waiting for searches is waiting like any other."""
     return RunCounts(
         outcomes=_outcomes(summary["outcomes"]),
         cache_hits=summary["cache_hits"],
-        requests=summary["requests"] - queries,
-        attempts=summary["attempts"] - searches,
+        requests=summary["requests"],
+        attempts=summary["attempts"],
         searches=searches,
         input_tokens=summary["input_tokens"],
         cached_input_tokens=summary["cached_input_tokens"],
@@ -984,6 +1023,7 @@ def _run_counts(summary: dict[str, Any], queries: int, searches: int, waited_s: 
         wall_s=summary["wall_s"],
         rate_wait_s=max(0.0, summary["rate_wait_s"] - waited_s),
         errors=summary["errors"],
+        calls_s=calls_s,
     )
 
 

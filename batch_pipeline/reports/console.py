@@ -6,6 +6,7 @@ slow to import.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batch_pipeline.reports import words
-from batch_pipeline.reports.model import BatchReport, RunCounts
+from batch_pipeline.reports.model import BatchReport, RunCounts, SkipCause
 
 _MAX_PROBLEMS = 5
 _MAX_HINTS = 3
@@ -41,7 +42,7 @@ def print_summary(report: BatchReport, console: Console) -> None:
     table.add_column(overflow="fold")
     table.add_row("Batch", Text(f"{report.batch} (from {report.source})"))
     if run is not None and run.counts is not None:
-        _add_run(table, run.counts)
+        _add_run(table, run.counts, report.skipped)
     else:
         _add_batch(table, report)
     if run is not None and (report.runs_total > 1 or run.counts is None):
@@ -62,7 +63,7 @@ def print_summary(report: BatchReport, console: Console) -> None:
     console.rule(characters="=")
 
 
-def _add_run(table: Table, counts: RunCounts) -> None:
+def _add_run(table: Table, counts: RunCounts, skipped: Sequence[SkipCause]) -> None:
     outcomes = counts.outcomes
     _add_rows(
         table,
@@ -74,9 +75,12 @@ def _add_run(table: Table, counts: RunCounts) -> None:
         skipped=outcomes.skipped,
         pending=outcomes.pending,
         succeeded=outcomes.succeeded,
+        reasons=skipped,
     )
     _add_spend(
         table,
+        asked=max(0, outcomes.ended - counts.cache_hits),
+        calls_s=counts.calls_s,
         requests=counts.requests,
         attempts=counts.attempts,
         cost_usd=counts.cost_usd,
@@ -100,9 +104,12 @@ def _add_batch(table: Table, report: BatchReport) -> None:
         skipped=outcomes.skipped,
         pending=outcomes.pending,
         succeeded=outcomes.succeeded,
+        reasons=report.skipped,
     )
     _add_spend(
         table,
+        asked=max(0, outcomes.ended - report.cache_hits),
+        calls_s=report.calls_s,
         requests=report.requests,
         attempts=report.attempts,
         cost_usd=report.cost_usd,
@@ -125,15 +132,20 @@ def _add_rows(
     skipped: int,
     pending: int,
     succeeded: int,
+    reasons: Sequence[SkipCause],
 ) -> None:
     ended = succeeded + failed + blocked
     table.add_row("Total rows", words.count(total))
+    table.add_row("Processed", words.part(ended, total))
     table.add_row("Cache hits", words.part(cache_hits, total))
     table.add_row("Newly enriched", words.count(newly))
-    table.add_row("Failed", Text(words.count(failed), style="red" if failed else ""))
-    table.add_row("Blocked", Text(words.count(blocked), style="yellow" if blocked else ""))
+    style = "red" if failed else ""
+    table.add_row("Failed", Text(words.part(failed, ended) if failed else "0", style=style))
+    style = "yellow" if blocked else ""
+    table.add_row("Blocked", Text(words.part(blocked, ended) if blocked else "0", style=style))
     if skipped:
-        table.add_row("Skipped", f"{words.count(skipped)} (nothing to ask, or decided so)")
+        why = words.skips_line(reasons) or "nothing to ask, or decided so"
+        table.add_row("Skipped", Text(f"{words.count(skipped)} ({why})"))
     if pending:
         table.add_row("Pending", Text(words.count(pending), style="yellow"))
     rate = words.percent(succeeded / ended if ended else None)
@@ -143,6 +155,8 @@ def _add_rows(
 def _add_spend(
     table: Table,
     *,
+    asked: int,
+    calls_s: float,
     requests: int,
     attempts: int,
     cost_usd: float,
@@ -158,6 +172,14 @@ def _add_spend(
     lost = f" + up to {words.money(lost_cost_usd)} for lost calls" if lost_cost_usd else ""
     table.add_row("Cost", words.money(cost_usd) + lost)
     table.add_row("Time", words.duration(wall_s))
+    if asked and requests and wall_s > 0:
+        table.add_row(
+            "Pace",
+            f"{words.duration(wall_s / asked)} per row over {words.plural(asked, 'row')} asked, "
+            f"{requests * 60 / wall_s:,.0f} requests a minute",
+        )
+    if calls_s > 0:
+        table.add_row("", words.one_at_a_time(calls_s, wall_s))
     table.add_row("Rate wait", f"{words.duration(rate_wait_s)} (summed over calls)")
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _COMMAND = re.compile(r"`([^`]*)`")
+_NAME = re.compile(r" \((.*?)\)(?=, \d|$)")
 
 
 def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> str:
@@ -35,6 +36,10 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
     def with_code(text: str) -> Markup:
         """Commands stand between backticks in our own phrases."""
         return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(text))))
+
+    def with_names(text: str) -> Markup:
+        """Rows' names stand in parentheses; each reads in its own direction."""
+        return Markup(_NAME.sub(r" (<bdi>\1</bdi>)", str(escape(text))))
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("batch_pipeline.reports", ""),
@@ -64,7 +69,6 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
         words.plural,
         words.saving,
         words.saving_line,
-        words.search_line,
         words.searches_line,
         words.summary_caption,
         words.took_line,
@@ -73,6 +77,8 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
     ):
         environment.filters[function.__name__] = function
     environment.filters["with_code"] = with_code
+    environment.filters["with_names"] = with_names
+    environment.globals["one_at_a_time"] = words.one_at_a_time
     environment.globals["figure"] = words.figure
     drawn = draw_charts(report) if charts is None else charts
     problems = words.problems(report)

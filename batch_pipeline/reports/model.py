@@ -139,6 +139,11 @@ class SearchUse(_Part):
     requests: int = Field(description="Queries asked; those known from earlier are not among them.")
     attempts: int = Field(description="Wire calls made for them.")
     attempts_failed: int = Field(description="Of `attempts`, those that brought no answer.")
+    cached: int = Field(
+        default=0,
+        description="Queries of runs that have ended which needed no call: known from earlier, or "
+        "being asked for another row.",
+    )
     cost_usd: float = Field(
         description="What those that came back cost, in USD; 0 where a subscription pays."
     )
@@ -147,6 +152,13 @@ class SearchUse(_Part):
     )
     rate_wait_s: float = Field(description="Seconds of waiting for its rate limit, summed.")
     latency: Latency = Field(description="Its latency.")
+
+
+class SkipCause(_Part):
+    """Rows that were skipped for the same reason."""
+
+    reason: str = Field(description="Why.")
+    rows: int = Field(description="How many.")
 
 
 class FallbackCause(_Part):
@@ -246,7 +258,13 @@ class EstimateLine(_Part):
     """One figure: as estimated, and as it came."""
 
     name: Literal[
-        "requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd", "seconds"
+        "requests",
+        "input_tokens",
+        "cached_input_tokens",
+        "output_tokens",
+        "searches",
+        "cost_usd",
+        "seconds",
     ] = Field(description="Which figure.")
     low: float | None = Field(description="The least it should come to; null: not estimated.")
     expected: float | None = Field(description="What it should come to; null: unknown.")
@@ -492,6 +510,11 @@ class RunCounts(_Part):
     wall_s: float = Field(description="How long it took, in seconds.")
     rate_wait_s: float = Field(description="Waiting for rate limits, summed over its attempts.")
     errors: dict[str, int] = Field(description="Attempts that went wrong, by class of error.")
+    calls_s: float = Field(
+        default=0.0,
+        description="Seconds of its real-time calls to models and search providers, summed: what "
+        "they would have taken one at a time.",
+    )
 
 
 class RunReport(_Part):
@@ -527,6 +550,9 @@ class BatchReport(_Part):
     ingested_at: datetime = Field(description="When the batch was read in (UTC).")
     rows: int = Field(description="Rows of the batch: the denominator of the outcomes.")
     outcomes: Outcomes = Field(description="All rows by outcome.")
+    skipped: list[SkipCause] = Field(
+        default=[], description="Why rows were skipped, most rows first (at most 6 reasons)."
+    )
     success_rate: float | None = Field(
         description="succeeded / (succeeded + blocked + failed); null when none has ended."
     )
@@ -558,6 +584,11 @@ class BatchReport(_Part):
         description="`cost_usd` per 1,000 succeeded rows that are no cache hits; null without any."
     )
     wall_s: float = Field(description="Seconds that runs of this batch took, summed over runs.")
+    calls_s: float = Field(
+        default=0.0,
+        description="Seconds of real-time calls to models and search providers, summed: what they "
+        "would have taken one at a time.",
+    )
     rate_wait_s: float = Field(
         description="Seconds of waiting for rate limits, summed over attempts, which wait side by "
         "side: it can exceed `wall_s`."

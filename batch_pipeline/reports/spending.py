@@ -6,7 +6,7 @@ What belongs here: reading and arithmetic. What does not: fields (model.py), the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -247,9 +247,15 @@ def check_estimate(
     lane = made.get("lane", REALTIME_LANE)
     if lanes_of_runs(connection, realm, batch, made["made_at"]) - {lane}:
         return None
+    searched = attempts.c.step == SEARCH_STEP
+    # Estimates of older versions, and of workloads that do not say how they search, have none.
+    estimated = [one for one in made.get("searches", ()) if not one["by_model"]]
+    request = sa.case((searched, None), else_=attempts.c.request_id)
+    query = sa.case((searched, attempts.c.request_id), else_=None)
     actual = connection.execute(
         sa.select(
-            sa.func.count(attempts.c.request_id.distinct()).label("requests"),
+            sa.func.count(request.distinct()).label("requests"),
+            sa.func.count(query.distinct()).label("searches"),
             *(
                 sa.func.coalesce(sa.func.sum(column), 0).label(column.name)
                 for column in (
@@ -274,8 +280,7 @@ def check_estimate(
             attempts.c.batch_id == batch.batch_id,
             attempts.c.state != AttemptState.REFUNDED.value,
             attempts.c.sent_at >= batch.fresh_after,
-            # Estimates are of what models are asked.
-            attempts.c.step != SEARCH_STEP,
+            sa.true() if estimated else sa.not_(searched),
         )
     ).one()
     complete = pending <= int(made.get("left_pending", 0))
@@ -315,6 +320,7 @@ def check_estimate(
             line("input_tokens", int(actual.input_tokens)),
             line("cached_input_tokens", int(actual.cached_input_tokens)),
             line("output_tokens", int(actual.output_tokens)),
+            *([_searches_line(estimated, int(actual.searches), complete)] if estimated else []),
             line("cost_usd", int(actual.cost_nano) / NANO),
             line("seconds", wall_s, made["seconds"])
             if made.get("seconds_known", True)
@@ -327,6 +333,26 @@ def check_estimate(
                 deviation_percent=None,
             ),
         ],
+    )
+
+
+def _searches_line(
+    estimated: Sequence[Mapping[str, Any]], actual: int, complete: bool
+) -> EstimateLine:
+    """Calls to search providers."""
+    low, expected, worst = (
+        sum(one[figure]["calls"] for one in estimated) for figure in ("low", "expected", "worst")
+    )
+    off = None
+    if complete and expected:
+        off = round((actual - expected) / expected * 100, 1)
+    return EstimateLine(
+        name="searches",
+        low=low,
+        expected=expected,
+        worst=worst,
+        actual=actual,
+        deviation_percent=off,
     )
 
 

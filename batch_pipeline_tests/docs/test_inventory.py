@@ -1,7 +1,7 @@
 """The pages of docs/decisions hold the reference systems' inventory: each row once, with a verdict.
 
-roadmaps.md and articles.md have every row of their system; limits_and_money.md has a selection from
-the others, among them rows that articles.md has as well.
+roadmaps.md, articles.md, flashcards.md and brands.md have every row of their system;
+limits_and_money.md has a selection from all, among them rows that those have as well.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from batch_pipeline_tests.docs.pages import DOCS, ROOT, prose, table_rows
 
 ROADMAPS = DOCS / "decisions" / "roadmaps.md"
 MONEY = DOCS / "decisions" / "limits_and_money.md"
-ARTICLES = DOCS / "decisions" / "articles.md"
+SYSTEMS = {
+    "articles": {"F0": 130, "C0": 21, "W0": 8},
+    "flashcards": {"F1": 75, "C1": 9, "W1": 4},
+    "brands": {"F4": 76, "C4": 13, "W4": 7},
+}
+"""Pages that have every row of one system, and how many those are."""
+
 INVENTORY = REFERENCE / "reference" / "INVENTORY.md"
 FAMILIES = re.compile(r"(?:F3|C3|X|W3)-\d+")
 
 _ID = re.compile(r"(?:[FCW]\d|X)-\d+b?")
-_ARTICLES_ID = re.compile(r"[FCW]0-\d+b?")
 _PATH = re.compile(r"`((?:[\w-]+/)*[\w-]+(?:/|\.(?:py|md|yaml)))`")
 
 
@@ -31,9 +36,10 @@ def decided() -> list[list[str]]:
     return [row for page in pages for row in table_rows(prose(page)) if _ID.fullmatch(row[0])]
 
 
-def articles() -> list[list[str]]:
-    """Rows of the page of the articles that begin with an id."""
-    return [row for row in table_rows(prose(ARTICLES)) if _ID.fullmatch(row[0])]
+def of_system(name: str) -> list[list[str]]:
+    """Rows of a system's page that begin with an id."""
+    page = DOCS / "decisions" / f"{name}.md"
+    return [row for row in table_rows(prose(page)) if _ID.fullmatch(row[0])]
 
 
 def inventory() -> list[list[str]]:
@@ -86,22 +92,27 @@ def test_every_tier_of_the_articles_guide_is_in_the_table() -> None:
     assert found == 8
 
 
-def test_every_row_of_the_articles_is_decided_once_and_has_all_its_cells() -> None:
-    rows = articles()
-    assert Counter(row[0].split("-")[0] for row in rows) == {"F0": 130, "C0": 21, "W0": 8}
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_row_of_a_system_is_decided_once_and_has_all_its_cells(system: str) -> None:
+    rows = of_system(system)
+    assert Counter(row[0].split("-")[0] for row in rows) == SYSTEMS[system]
     assert len({row[0] for row in rows}) == len(rows)
     assert all(all(row) for row in rows)
     for name, _, verdict, *_ in (row for row in rows if row[0].startswith("F")):
         assert re.match(r"(met|bettered|decided|later)\b", verdict), name
 
 
-def test_no_row_of_the_articles_is_missing_or_made_up() -> None:
-    wanted = {row[0] for row in inventory() if _ARTICLES_ID.fullmatch(row[0])}
-    assert wanted == {row[0] for row in articles()}
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_row_of_a_system_is_missing_or_made_up(system: str) -> None:
+    families = SYSTEMS[system].keys()
+    wanted = {row[0] for row in inventory() if row[0].split("-")[0] in families}
+    assert wanted == {row[0] for row in of_system(system)}
 
 
 def test_a_row_of_two_pages_is_decided_the_same_way_on_both() -> None:
-    verdicts = {row[0]: row[2] for row in articles() if row[0].startswith("F")}
+    verdicts = {
+        row[0]: row[2] for system in SYSTEMS for row in of_system(system) if row[0].startswith("F")
+    }
     both = [row for row in decided() if row[0] in verdicts]
     assert both
     for name, _, verdict, *_ in both:
@@ -109,7 +120,7 @@ def test_a_row_of_two_pages_is_decided_the_same_way_on_both() -> None:
 
 
 def test_every_named_file_exists() -> None:
-    for name, *cells in [*decided(), *articles()]:
+    for name, *cells in [*decided(), *(row for one in SYSTEMS for row in of_system(one))]:
         for path in _PATH.findall(" ".join(cells[1:])):
             places = (ROOT / "batch_pipeline" / path, ROOT / "batch_pipeline_tests" / path)
             assert any(place.exists() for place in places), (name, path)

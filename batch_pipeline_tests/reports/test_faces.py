@@ -168,8 +168,10 @@ def test_the_summary_on_the_terminal_has_every_count_with_its_denominator(
     assert _line(text, "Total rows") == "Total rows 100"
     assert _line(text, "Cache hits") == "Cache hits 32/100 (32.0 %)"
     assert _line(text, "Newly enriched") == "Newly enriched 64"
-    assert _line(text, "Failed") == "Failed 2"
-    assert _line(text, "Blocked") == "Blocked 1"
+    assert _line(text, "Failed") == "Failed 2/99 (2.0 %)"
+    assert _line(text, "Processed") == "Processed 99/100 (99.0 %)"
+    assert "one at a time" in text and "requests a minute" in text
+    assert _line(text, "Blocked") == "Blocked 1/99 (1.0 %)"
     assert _line(text, "Success rate") == "Success rate 97.0 % of 99 rows that ended"
     report = troubled.report
     assert _line(text, "Requests") == f"Requests {report.requests} ({report.attempts} attempts)"

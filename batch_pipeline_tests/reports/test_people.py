@@ -83,7 +83,12 @@ def test_steps_add_up_to_the_batch_in_the_workloads_order_without_the_searches(
     assert (searched.cost_usd, searched.rate_wait_s) == (0.0, 1.5)
     for face in faces(report):
         assert "draft" in face.replace("\\", "")
-        assert "3 queries (3 calls, 1 failed)" in face.replace("\\", "")
+        assert (
+            "3 queries (3 calls, 1 failed)" in face.replace("\\", "")
+            or 'ahrefs/serp-overview</td><td class="n">3</td><td class="n">3</td>'
+            '<td class="n warn">1</td>'
+            in face
+        )
 
 
 def test_the_cost_of_searches_is_part_of_the_batchs_cost_and_of_no_models(books: Books) -> None:
