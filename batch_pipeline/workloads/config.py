@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.workloads.base import Workload, load_workload, workload_names
-from batch_pipeline.workloads.rules_files import problems_of
+from batch_pipeline.workloads.operator_files import problems_of, read_prompt
 
 DEFS_FOLDER = Path(__file__).resolve().parent.parent / "defs"
 
@@ -198,16 +198,7 @@ class WorkloadConfig(Knobs):
         Raises:
             UsageError: the file is missing or empty.
         """
-        path = self.folder / self.prompt_file
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UsageError(f"The prompt file {path} cannot be read: {error.strerror}.") from error
-        if not text:
-            raise UsageError(
-                f"The prompt file {path} is empty.", "Write the system prompt into it."
-            )
-        return text
+        return read_prompt(self.folder / self.prompt_file)
 
     @property
     def domain(self) -> Workload:

@@ -6,15 +6,13 @@ What belongs here: the options' model, and cells against options. What does not:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pycountry
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from batch_pipeline.engine.step import Row
-from batch_pipeline.errors import UsageError
 from batch_pipeline.workloads.articles.package import Strategy
 
 
@@ -56,31 +54,6 @@ class Choices:
     country: str
     use_ahrefs: bool
     enable_llm_profiling: bool
-
-
-def read_options(given: Mapping[str, Any]) -> ArticleOptions:
-    """The options of a run.
-
-    Raises:
-        UsageError: one is unknown, or has a value that it cannot have.
-    """
-    try:
-        return ArticleOptions.model_validate(dict(given))
-    except ValidationError as error:
-        said = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {_say(one['type'], one['msg'])}"
-            for one in error.errors(include_url=False, include_context=False)
-        )
-        raise UsageError(
-            f"The options of the articles cannot be used: {said}.",
-            f"There are: {', '.join(ArticleOptions.model_fields)}.",
-        ) from error
-
-
-def _say(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "there is no such option"
-    return message.removeprefix("Value error, ")
 
 
 def choices_of(row: Row, options: ArticleOptions) -> Choices:

@@ -25,8 +25,8 @@ from batch_pipeline.workloads.articles.record import (
     QcRecord,
     job_id,
 )
+from batch_pipeline.workloads.operator_files import problems_of
 from batch_pipeline.workloads.reviews import ReviewFacts, ReviewIssue
-from batch_pipeline.workloads.rules_files import problems_of
 
 _BLOCKING = ("CRITICAL", "HIGH")
 

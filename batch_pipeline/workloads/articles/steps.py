@@ -16,7 +16,6 @@ from typing import Any
 from batch_pipeline.engine.searching import SearchUnavailableError
 from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Row, Step
 from batch_pipeline.engine.tools import Place, Tools
-from batch_pipeline.errors import UsageError
 from batch_pipeline.fetch.async_pages import AsyncPages
 from batch_pipeline.fetch.settings import load_fetch_settings
 from batch_pipeline.ledger.tables import Outcome
@@ -87,6 +86,7 @@ from batch_pipeline.workloads.articles.record import (
     iso,
     job_id,
 )
+from batch_pipeline.workloads.operator_files import read_prompt
 
 _SERP = "ahrefs"
 _KEYWORDS = "ahrefs-keywords"
@@ -202,14 +202,7 @@ class ArticleSteps:
         )
 
     def _prompt(self, name: str) -> str:
-        path = self._folder / f"{name}.md"
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UsageError(f"The prompt file {path} cannot be read: {error.strerror}.") from error
-        if not text:
-            raise UsageError(f"The prompt file {path} is empty.", "Write the step's task into it.")
-        return text
+        return read_prompt(self._folder / f"{name}.md")
 
     def _choices(self, row: Row) -> Choices:
         return choices_of(row, self._options)

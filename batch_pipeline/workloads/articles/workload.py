@@ -20,12 +20,13 @@ from batch_pipeline.sources.table import InputTable
 from batch_pipeline.workloads.articles.batch_report import write_batch_report
 from batch_pipeline.workloads.articles.files import write_files
 from batch_pipeline.workloads.articles.jobs import REQUIRED, open_jobs
-from batch_pipeline.workloads.articles.options import read_options
+from batch_pipeline.workloads.articles.options import ArticleOptions
 from batch_pipeline.workloads.articles.qc.rules import load_rules
 from batch_pipeline.workloads.articles.record import QC, QcRecord
 from batch_pipeline.workloads.articles.review import edited_documents, facts_of, name_of
 from batch_pipeline.workloads.articles.steps import ArticleSteps
 from batch_pipeline.workloads.config import DEFS_FOLDER
+from batch_pipeline.workloads.operator_files import read_options
 from batch_pipeline.workloads.results import RowResult
 from batch_pipeline.workloads.reviews import Documents, ReviewFacts
 from batch_pipeline.workloads.summary import Summary, SummaryEntry, SummaryFigure, SummaryTable
@@ -79,7 +80,7 @@ class ArticlesWorkload:
             prompt,
             folder,
             load_rules(folder),
-            read_options(knobs.get("options", {})),
+            read_options(ArticleOptions, knobs.get("options", {}), "articles"),
             float(knobs.get("timeout_s", 120.0)),
         ).make()
 

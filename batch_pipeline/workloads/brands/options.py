@@ -6,12 +6,10 @@ What belongs here: the options' model, and reading it. What does not: what an op
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from batch_pipeline.errors import UsageError
 from batch_pipeline.search.tavily import MOST_RESULTS
 
 
@@ -37,23 +35,3 @@ class BrandOptions(BaseModel):
         description="Whether the CSV files of a brand start with a byte order mark, which older "
         "Excel needs for Persian.",
     )
-
-
-def read_options(given: Mapping[str, Any]) -> BrandOptions:
-    """The options of a run.
-
-    Raises:
-        UsageError: one is unknown, or has a value that it cannot have.
-    """
-    try:
-        return BrandOptions.model_validate(dict(given))
-    except ValidationError as error:
-        said = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: "
-            + ("there is no such option" if one["type"] == "extra_forbidden" else one["msg"])
-            for one in error.errors(include_url=False, include_context=False)
-        )
-        raise UsageError(
-            f"The options of the brands cannot be used: {said}.",
-            f"There are: {', '.join(BrandOptions.model_fields)}.",
-        ) from error

@@ -19,7 +19,6 @@ import orjson
 from batch_pipeline.engine.searching import SearchUnavailableError
 from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Row, Step
 from batch_pipeline.engine.tools import Place, Tools
-from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import stream_items
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
@@ -43,6 +42,7 @@ from batch_pipeline.workloads.brands.research import (
     within_tokens,
 )
 from batch_pipeline.workloads.brands.rows import BRAND, INPUT_COLUMNS
+from batch_pipeline.workloads.operator_files import read_prompt
 
 PROVIDER = "tavily"
 SEARCHES = 3
@@ -150,14 +150,7 @@ class BrandSteps:
         return content
 
     def _prompt(self, name: str) -> str:
-        path = self._folder / f"{name}.md"
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UsageError(f"The prompt file {path} cannot be read: {error.strerror}.") from error
-        if not text:
-            raise UsageError(f"The prompt file {path} is empty.", "Write the step's task into it.")
-        return text
+        return read_prompt(self._folder / f"{name}.md")
 
     # ---- collection ----
 

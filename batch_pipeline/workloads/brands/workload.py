@@ -21,7 +21,7 @@ from batch_pipeline.workloads.base import SheetColumns
 from batch_pipeline.workloads.brands.collected import RECORD, RecordDocument
 from batch_pipeline.workloads.brands.delivery import sheet_cells, write_files
 from batch_pipeline.workloads.brands.models import ANSWERS
-from batch_pipeline.workloads.brands.options import read_options
+from batch_pipeline.workloads.brands.options import BrandOptions
 from batch_pipeline.workloads.brands.registry import WORKLOAD, choose_rows
 from batch_pipeline.workloads.brands.rows import (
     BRAND,
@@ -32,6 +32,7 @@ from batch_pipeline.workloads.brands.rows import (
     open_brands,
 )
 from batch_pipeline.workloads.brands.steps import PROVIDER, BrandSteps
+from batch_pipeline.workloads.operator_files import read_options
 from batch_pipeline.workloads.results import RowResult, stream_results
 from batch_pipeline.workloads.summary import LabelCounts, Summary, SummaryFigure
 
@@ -89,7 +90,7 @@ class BrandsWorkload:
 
     def search_providers(self, options: Mapping[str, Any]) -> Sequence[str]:
         """Whose key must be there before a run starts."""
-        return (PROVIDER,) if read_options(options).research else ()
+        return (PROVIDER,) if read_options(BrandOptions, options, "brands").research else ()
 
     def steps(self, prompt: str, knobs: Mapping[str, Any]) -> Sequence[AnyStep]:
         """Collection; relationships, categorization, product catalogue, insights; the record.
@@ -110,7 +111,7 @@ class BrandsWorkload:
         return BrandSteps(
             prompt,
             Path(knobs["folder"]),
-            read_options(knobs.get("options", {})),
+            read_options(BrandOptions, knobs.get("options", {}), "brands"),
             float(knobs.get("timeout_s", 120.0)),
         ).make()
 

@@ -23,11 +23,12 @@ from batch_pipeline.workloads.flashcards.exports import (
     write_cards_csv,
     write_topic_files,
 )
-from batch_pipeline.workloads.flashcards.options import FlashcardOptions, read_options
+from batch_pipeline.workloads.flashcards.options import FlashcardOptions
 from batch_pipeline.workloads.flashcards.record import RECORD, TopicRecord
 from batch_pipeline.workloads.flashcards.rules import VotingRules
 from batch_pipeline.workloads.flashcards.times import TopicTimes, read_times
 from batch_pipeline.workloads.flashcards.topics import TOPIC_PATH
+from batch_pipeline.workloads.operator_files import read_options
 
 TOPICS_FOLDER = "topics"
 CARDS_FILE = "flashcards.csv"
@@ -107,7 +108,11 @@ def options_of(ledger: Ledger, batch: Batch) -> FlashcardOptions:
     )
     with ledger.read() as connection:
         settings = connection.execute(statement).scalar()
-    return read_options({} if settings is None else orjson.loads(settings).get("options", {}))
+    return read_options(
+        FlashcardOptions,
+        {} if settings is None else orjson.loads(settings).get("options", {}),
+        "flashcards",
+    )
 
 
 def _newest_end(ledger: Ledger, batch: Batch) -> float:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from batch_pipeline.errors import UsageError
 from batch_pipeline.providers.base import WebSearch
 from batch_pipeline.workloads.flashcards.record import DEFAULT_CARDS, Mode
 
@@ -87,28 +86,3 @@ class FlashcardOptions(BaseModel):
             plugin=self.web_plugin,
             max_characters=self.depth.characters,
         )
-
-
-def read_options(given: Mapping[str, Any]) -> FlashcardOptions:
-    """The options of a run.
-
-    Raises:
-        UsageError: one is unknown, or has a value that it cannot have.
-    """
-    try:
-        return FlashcardOptions.model_validate(dict(given))
-    except ValidationError as error:
-        said = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {_say(one['type'], one['msg'], one['input'])}"
-            for one in error.errors(include_url=False, include_context=False)
-        )
-        raise UsageError(
-            f"The options of the flashcards cannot be used: {said}.",
-            f"There are: {', '.join(FlashcardOptions.model_fields)}.",
-        ) from error
-
-
-def _say(kind: str, message: str, given: Any) -> str:
-    if kind == "extra_forbidden":
-        return "there is no such option"
-    return f"{message[:1].lower()}{message[1:]}, but it is {given!r}"

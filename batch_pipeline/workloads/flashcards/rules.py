@@ -24,7 +24,7 @@ from batch_pipeline.workloads.flashcards.models import (
     BloomLevel,
     QuestionType,
 )
-from batch_pipeline.workloads.rules_files import read_rules
+from batch_pipeline.workloads.operator_files import read_rules
 
 CHECKS_FILE = "checks.yaml"
 VOTING_FILE = "voting.yaml"

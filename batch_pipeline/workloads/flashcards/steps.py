@@ -27,7 +27,6 @@ from batch_pipeline.engine.step import (
     Step,
 )
 from batch_pipeline.engine.tools import Place, Tools
-from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.providers.base import ProviderError, WebSearch
 from batch_pipeline.search.base import SearchQuery
@@ -61,6 +60,7 @@ from batch_pipeline.workloads.flashcards.voting import (
     synthesis_content,
     tally,
 )
+from batch_pipeline.workloads.operator_files import read_prompt
 
 RESEARCH = "research"
 SOURCES = "sources"
@@ -286,14 +286,7 @@ class FlashcardSteps:
         return f"{self._shared}\n\n{self._prompt(task)}" if task else self._shared
 
     def _prompt(self, name: str) -> str:
-        path = self._folder / f"{name}.md"
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UsageError(f"The prompt file {path} cannot be read: {error.strerror}.") from error
-        if not text:
-            raise UsageError(f"The prompt file {path} is empty.", "Write the step's task into it.")
-        return text
+        return read_prompt(self._folder / f"{name}.md")
 
     # ---- content ----
 

@@ -19,11 +19,12 @@ from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.sources.table import InputTable
 from batch_pipeline.workloads.config import DEFS_FOLDER
 from batch_pipeline.workloads.flashcards.files import write_files
-from batch_pipeline.workloads.flashcards.options import read_options
+from batch_pipeline.workloads.flashcards.options import FlashcardOptions
 from batch_pipeline.workloads.flashcards.record import RECORD, TopicRecord
 from batch_pipeline.workloads.flashcards.rules import load_check_rules, load_voting_rules
 from batch_pipeline.workloads.flashcards.steps import EXA, FlashcardSteps
 from batch_pipeline.workloads.flashcards.topics import FILTERS, TOPIC_PATH, open_topics
+from batch_pipeline.workloads.operator_files import read_options
 from batch_pipeline.workloads.results import RowResult
 from batch_pipeline.workloads.summary import Summary, SummaryEntry, SummaryFigure, SummaryTable
 
@@ -65,7 +66,7 @@ class FlashcardsWorkload:
         Raises:
             UsageError: an option cannot be used.
         """
-        chosen = read_options(options)
+        chosen = read_options(FlashcardOptions, options, "flashcards")
         return (EXA,) if chosen.mode == "exa" and chosen.research else ()
 
     def steps(self, prompt: str, knobs: Mapping[str, Any]) -> Sequence[AnyStep]:
@@ -90,7 +91,7 @@ class FlashcardsWorkload:
             folder,
             load_check_rules(folder),
             load_voting_rules(folder),
-            read_options(knobs.get("options", {})),
+            read_options(FlashcardOptions, knobs.get("options", {}), "flashcards"),
             float(knobs.get("timeout_s", 180.0)),
         ).make()
 

@@ -8,8 +8,9 @@ import pytest
 
 from batch_pipeline.engine.step import AnyStep
 from batch_pipeline.errors import UsageError
-from batch_pipeline.workloads.articles.options import ArticleOptions, choices_of, read_options
+from batch_pipeline.workloads.articles.options import ArticleOptions, choices_of
 from batch_pipeline.workloads.config import load_workload_config
+from batch_pipeline.workloads.operator_files import read_options
 from batch_pipeline.workloads.runner import resolve_steps
 
 MULTI, SINGLE = "multi_stage", "single_shot"
@@ -49,11 +50,14 @@ MULTI, SINGLE = "multi_stage", "single_shot"
 def test_an_option_wins_over_the_cell_and_the_cell_over_the_default(
     name: str, cell: Any, options: dict[str, Any], comes_to: Any
 ) -> None:
-    assert getattr(choices_of({name: cell}, read_options(options)), name) == comes_to
+    assert (
+        getattr(choices_of({name: cell}, read_options(ArticleOptions, options, "articles")), name)
+        == comes_to
+    )
 
 
 def test_the_files_defaults_are_the_guides() -> None:
-    shipped = read_options(load_workload_config("articles").options)
+    shipped = read_options(ArticleOptions, load_workload_config("articles").options, "articles")
     assert shipped == ArticleOptions()
 
 
@@ -61,12 +65,12 @@ def test_the_files_defaults_are_the_guides() -> None:
     ("given", "said"),
     [
         ({"strategi": SINGLE}, "strategi: there is no such option"),
-        ({"strategy": "quick"}, "strategy: Input should be 'multi_stage' or 'single_shot'"),
+        ({"strategy": "quick"}, "strategy: input should be 'multi_stage' or 'single_shot'"),
         ({"country": "xx"}, "country: 'xx' is no ISO 3166 country code such as se or us"),
         ({"default_country": ""}, "default_country: '' is no ISO 3166 country code"),
         ({"country": False}, "country: YAML reads no as false: write it in quotes"),
-        ({"country": 46}, "country: Input should be a valid string"),
-        ({"use_ahrefs": "perhaps"}, "use_ahrefs: Input should be a valid boolean"),
+        ({"country": 46}, "country: input should be a valid string"),
+        ({"use_ahrefs": "perhaps"}, "use_ahrefs: input should be a valid boolean"),
         ({"a": 1, "use_ahrefs": []}, "a: there is no such option"),
     ],
 )
@@ -74,7 +78,7 @@ def test_an_option_that_cannot_be_used_is_named_with_those_there_are(
     given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        read_options(given)
+        read_options(ArticleOptions, given, "articles")
     assert said in caught.value.message
     assert "strategy, country, use_ahrefs, enable_llm_profiling" in caught.value.next_step
 

@@ -13,7 +13,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.pricing.tokens import estimate_tokens
 from batch_pipeline.search.base import SearchAnswer
 from batch_pipeline.workloads.brands.models import ANSWERS
-from batch_pipeline.workloads.brands.options import BrandOptions, read_options
+from batch_pipeline.workloads.brands.options import BrandOptions
 from batch_pipeline.workloads.brands.research import (
     PAGE_CHARS,
     language_of,
@@ -24,6 +24,7 @@ from batch_pipeline.workloads.brands.research import (
 from batch_pipeline.workloads.brands.steps import CONTENT_TOKENS, SEARCHES
 from batch_pipeline.workloads.brands.workload import BrandsWorkload
 from batch_pipeline.workloads.config import load_workload_config
+from batch_pipeline.workloads.operator_files import read_options
 from batch_pipeline_tests.workloads.brands.samples import (
     CATALOG,
     CATEGORIZATION,
@@ -147,7 +148,7 @@ def test_without_research_nobody_is_searched_and_no_key_is_needed() -> None:
         ({"result": 3}, "result: there is no such option"),
         ({"results": 0}, "results: "),
         ({"results": 21}, "results: "),
-        ({"language": "de"}, "language: Input should be 'auto', 'fa' or 'en'"),
+        ({"language": "de"}, "language: input should be 'auto', 'fa' or 'en'"),
         ({"research": "perhaps"}, "research: "),
     ],
 )
@@ -155,7 +156,7 @@ def test_an_option_that_cannot_be_is_named_with_what_there_is(
     given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError, match="There are: research, results, language, csv_bom") as told:
-        read_options(given)
+        read_options(BrandOptions, given, "brands")
     assert said in str(told.value)
 
 

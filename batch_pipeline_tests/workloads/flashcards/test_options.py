@@ -9,8 +9,9 @@ import pytest
 from batch_pipeline.engine.step import Branches, LocalStep, llm_steps
 from batch_pipeline.errors import UsageError
 from batch_pipeline.workloads.config import load_workload_config
-from batch_pipeline.workloads.flashcards.options import MOST_CARDS, read_options
+from batch_pipeline.workloads.flashcards.options import MOST_CARDS, FlashcardOptions
 from batch_pipeline.workloads.flashcards.workload import FlashcardsWorkload
+from batch_pipeline.workloads.operator_files import read_options
 from batch_pipeline.workloads.runner import resolve_steps
 
 
@@ -34,23 +35,26 @@ def test_an_option_that_cannot_be_is_refused_with_what_there_is(
     given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
-        read_options(given)
+        read_options(FlashcardOptions, given, "flashcards")
     assert said in str(refused.value)
     assert "There are: mode, num_flashcards, research" in str(refused.value)
 
 
 def test_defs_yaml_says_what_holds_without_it() -> None:
-    assert read_options(load_workload_config("flashcards").options) == read_options({})
+    shipped = load_workload_config("flashcards").options
+    assert read_options(FlashcardOptions, shipped, "flashcards") == FlashcardOptions()
 
 
 def test_context_size_bounds_the_search() -> None:
     found = []
     for size in ("low", "medium", "high"):
-        search = read_options({"search_context_size": size}).web_search
+        search = read_options(
+            FlashcardOptions, {"search_context_size": size}, "flashcards"
+        ).web_search
         assert search is not None
         found.append((search.max_results, search.max_characters))
     assert found == [(3, 1_000), (5, 2_000), (10, 4_000)]
-    assert read_options({"research": False}).web_search is None
+    assert FlashcardOptions(research=False).web_search is None
 
 
 def test_each_mode_has_its_steps() -> None:

@@ -22,7 +22,7 @@ from pydantic import (
 from batch_pipeline.workloads.articles.package import Language
 from batch_pipeline.workloads.articles.qc.report import Severity
 from batch_pipeline.workloads.articles.qc.text import parse
-from batch_pipeline.workloads.rules_files import read_rules
+from batch_pipeline.workloads.operator_files import read_rules
 
 THRESHOLDS = "thresholds.yaml"
 POLICIES = "policies.yaml"
