@@ -206,7 +206,7 @@ class Planner:
             else:
                 self._finisher.count_as_done(state, item)
         state.left = len(todo)
-        if todo and self._job.settings.chunk_interval_s:
+        if todo and self._job.settings.chunk_interval_s and not self._limit_is_reached():
             await self._keep_interval(state)
         routed = await self._routes.of_rows(state, todo)
         behind = await asyncio.to_thread(self._checkpoints, state, [item for item, _ in routed])
@@ -375,10 +375,11 @@ class Planner:
         """Stored answers by models that each member's route allows, by cache key."""
         found: dict[str, StoredResult] = {}
         if members:
+            fresh_after = _fresh_after(members)
             with self._ledger.read() as connection:
                 for route, keys in _keys_by_route(members).items():
                     models = [one.label for one in route]
-                    found |= find_results(connection, self._ledger.realm, keys, models)
+                    found |= find_results(connection, self._ledger.realm, keys, models, fresh_after)
                 self._read_lines(connection, found)
         return _still_valid(found, members)
 
@@ -461,6 +462,7 @@ class Planner:
         mine: set[str] = set()
         enqueued: set[str] = set()
         results: dict[str, StoredResult] = {}
+        fresh_after = _fresh_after(fresh)
         for route, keys in _keys_by_route(fresh).items():
             claimed = await self._writer.post(
                 CLAIM,
@@ -470,6 +472,7 @@ class Planner:
                     "realtime",
                     keys,
                     [one.label for one in route],
+                    fresh_after,
                 ),
             )
             mine |= claimed.mine
@@ -548,13 +551,16 @@ class Planner:
         return self._take_rows({(state.chunk.chunk_key, item.ordinal)})
 
     def _take_rows(self, rows: set[tuple[str, int]]) -> bool:
-        limit = self._job.settings.limit
-        if limit is None:
+        if self._job.settings.limit is None:
             return True
-        if rows - self._asked_rows and len(self._asked_rows) >= limit:
+        if rows - self._asked_rows and self._limit_is_reached():
             return False
         self._asked_rows |= rows
         return True
+
+    def _limit_is_reached(self) -> bool:
+        limit = self._job.settings.limit
+        return limit is not None and len(self._asked_rows) >= limit
 
     def _uncount(self, member: Member) -> None:
         self._asked_rows -= {(state.chunk.chunk_key, item.ordinal) for state, item in member.rows}
@@ -681,4 +687,13 @@ def _keys_by_route(members: Iterable[Member]) -> dict[Route, list[str]]:
     found: dict[Route, list[str]] = {}
     for member in members:
         found.setdefault(member.route, []).append(member.key)
+    return found
+
+
+def _fresh_after(members: Iterable[Member]) -> dict[str, float]:
+    """Since when answers count, by cache key, where old ones do not."""
+    found: dict[str, float] = {}
+    for member in members:
+        if member.fresh_after:
+            found[member.key] = max(member.fresh_after, found.get(member.key, 0.0))
     return found

@@ -38,7 +38,7 @@ from batch_pipeline.ledger.calls import (
     find_results,
     this_host,
 )
-from batch_pipeline.ledger.spend import Short
+from batch_pipeline.ledger.spend import Account, Balance, Short, may_ease, read_balance
 from batch_pipeline.ledger.tables import NANO, AttemptState
 from batch_pipeline.limits.days import day_of
 from batch_pipeline.limits.limiter import Gate, Rates, Ticket
@@ -50,6 +50,7 @@ STEP = "search"
 """What search attempts and their results stand under."""
 
 _PARKED_POLL_S = 0.25
+_ROOM_POLL_S = 0.25
 _DAY_S = 86_400.0
 _MOST_PAUSES = 8
 _UNKNOWN_KEY = 401
@@ -86,6 +87,7 @@ class Searcher:
         self._opening = asyncio.Lock()
         self._refusing: dict[str, str] = {}
         self._asking: dict[str, asyncio.Task[SearchAnswer]] = {}
+        self._room = asyncio.Lock()
         self._count = 0
 
     async def search(
@@ -250,7 +252,11 @@ class Searcher:
         gate.learn(admission.pause)
         if not admission.admitted:
             gate.give_up(ticket)
-            self.short = admission.short
+            short = admission.short
+            if short is not None and short.may_ease:
+                await self._wait_for_room(short)
+                return False
+            self.short = short
             self._state.run_out("budget", "")
             raise LeftPendingError
         left = ticket.go_at - self._clock.now()
@@ -262,6 +268,23 @@ class Searcher:
         refund = Settlement(attempt.attempt_id, AttemptState.REFUNDED, 0)
         self._state.post(SETTLE, refund)
         return False
+
+    async def _wait_for_room(self, short: Short) -> None:
+        """Wait until what is in flight has settled for less than its worst case, or is over."""
+        account = short.budget.account
+        # One at a time: who waits behind would be refused as well.
+        async with self._room:
+            while not self._state.stopping:
+                balance, easing = await asyncio.to_thread(self._read_room, account)
+                if balance.taken + short.worst_nano <= short.budget.limit_nano or not easing:
+                    return
+                await self._state.wait(_ROOM_POLL_S)
+
+    def _read_room(self, account: Account) -> tuple[Balance, bool]:
+        ledger = self._state.ledger
+        with ledger.read() as connection:
+            balance = read_balance(connection, account)
+            return balance, may_ease(connection, ledger.now(connection), account)
 
     async def _turn(self, gate: Gate) -> Ticket:
         task = asyncio.current_task()
@@ -416,7 +439,10 @@ class Searcher:
         return hit if hit is not None and self._is_good(provider, hit) else None
 
     def _is_good(self, provider: SearchProvider, hit: StoredResult) -> bool:
-        return hit.created_at >= self._clock.now() - provider.kept_days * _DAY_S
+        days = provider.kept_days
+        if provider.empty_kept_days is not None and not hit.output["results"]:
+            days = provider.empty_kept_days
+        return hit.created_at >= self._clock.now() - days * _DAY_S
 
     def _release(self, keys: Sequence[str]) -> None:
         realm, owner = self._state.ledger.realm, self._state.owner.owner_id

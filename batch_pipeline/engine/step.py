@@ -185,7 +185,9 @@ class LocalStep:
             nothing from before it. Not where the document is older than the row's `fresh_after`,
             unless a person edited it.
         at_once: rows that are at work at the same time.
-        searches: search calls of a usual row by provider, for estimates.
+        searches: search calls of a usual row by provider, for estimates. A step that has any waits
+            for the models to want more rows.
+        searching: whether a row searches at all, by the row's own columns; for estimates.
     """
 
     name: str
@@ -194,6 +196,7 @@ class LocalStep:
     checkpoint: bool = False
     at_once: int = 16
     searches: Mapping[str, float] = field(default_factory=dict)
+    searching: Callable[[Row], bool] = always
 
 
 @dataclass(frozen=True)

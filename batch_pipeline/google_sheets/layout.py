@@ -1,37 +1,16 @@
-"""How a table lies in a worksheet: header, columns, and texts as cells hold them.
+"""Texts of a worksheet: what two spellings have in common, and what a cell can hold.
 
-What belongs here: pure functions over cells. What does not: calls, and what columns mean.
+What belongs here: pure functions over texts. What does not: calls, and what columns mean.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 MOST_CHARS = 50_000
 """Of a cell; Google refuses the whole request for a longer one."""
 
 _CUT = " […]"
-
-
-@dataclass(frozen=True, slots=True)
-class SheetLayout:
-    """Where header and columns are.
-
-    Attributes:
-        columns: names by position from column A, whatever the header says; empty takes the names
-            from the header. Columns beyond them go by their header.
-        header_rows: rows above the data; the first of them is the header.
-    """
-
-    columns: tuple[str, ...] = ()
-    header_rows: int = 1
-
-    def names(self, header: Sequence[str]) -> list[str]:
-        """Column names from A on; empty where a column has none."""
-        read = [text.strip() for text in header] if self.header_rows else []
-        return [*self.columns, *read[len(self.columns) :]]
 
 
 def same_name(name: str) -> str:

@@ -13,8 +13,8 @@ import os
 import socket
 import uuid
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -235,10 +235,24 @@ _COMPRESS_ABOVE = 4_096
 
 
 def find_results(
-    connection: sa.Connection, realm: str, keys: Sequence[str], models: Sequence[str]
+    connection: sa.Connection,
+    realm: str,
+    keys: Sequence[str],
+    models: Sequence[str],
+    fresh_after: Mapping[str, float] | None = None,
 ) -> dict[str, StoredResult]:
-    """Stored results by cache key; where several of `models` answered, the first of them wins."""
+    """Stored results by cache key; where several of `models` answered, the first of them wins.
+
+    Args:
+        connection: reads.
+        realm: whose.
+        keys: cache keys.
+        models: whose answers count.
+        fresh_after: by cache key, the time from which on answers count; others are passed over, so
+            that a model's old one does not hide what another has answered since. None: any age.
+    """
     rank = {model: place for place, model in enumerate(models)}
+    since = fresh_after or {}
     found: dict[str, StoredResult] = {}
     columns = (
         results.c.cache_key,
@@ -252,22 +266,29 @@ def find_results(
         statement = sa.select(*columns).where(
             results.c.realm == realm, results.c.cache_key.in_(page), results.c.model.in_(models)
         )
-        for key, model, output, *others in connection.execute(statement):
+        for key, model, output, attempt_id, created_at, step in connection.execute(statement):
             known = found.get(key)
+            if created_at < since.get(key, 0.0):
+                continue
             if known is None or rank[model] < rank[known.model]:
-                found[key] = StoredResult(key, model, orjson.loads(output), *others)
+                output = orjson.loads(output)
+                found[key] = StoredResult(key, model, output, attempt_id, created_at, step)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimKeys:
-    """An owner wants to be the one that asks about these keys, unless they are answered by now."""
+    """An owner wants to be the one that asks about these keys, unless they are answered by now.
+
+    `fresh_after`: see `find_results`.
+    """
 
     realm: str
     owner_id: str
     lane: str
     keys: Sequence[str]
     models: Sequence[str]
+    fresh_after: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +344,7 @@ def _claim(connection: sa.Connection, now: float, requests: Sequence[ClaimKeys])
                     mine.add(key)
                 elif lane == "batch":
                     enqueued.add(key)
-        stored = find_results(connection, request.realm, keys, request.models)
+        stored = find_results(connection, request.realm, keys, request.models, request.fresh_after)
         answers.append(Claimed(frozenset(mine), stored, frozenset(enqueued)))
     return answers
 

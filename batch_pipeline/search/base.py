@@ -95,6 +95,7 @@ class SearchProvider:
         price_of: what a query costs at most, where that depends on it.
         timeout_s: seconds until a call counts as timed out.
         kept_days: how long an answer is good.
+        empty_kept_days: how long one without results is; None: as long.
     """
 
     name: str
@@ -109,6 +110,7 @@ class SearchProvider:
     cost_usd: float = 0.0
     timeout_s: float = 30.0
     kept_days: float = 7.0
+    empty_kept_days: float | None = None
     price_of: Callable[[SearchQuery], float] | None = None
 
     def worst_usd(self, query: SearchQuery) -> float:

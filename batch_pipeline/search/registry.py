@@ -26,6 +26,10 @@ from batch_pipeline.search.tavily import TavilyCodec
 # Both open pages for the caller while it waits; deep searches take tens of seconds.
 _PATIENCE_S = 60.0
 
+# Long enough for all rows of a batch; who asks again later is not told for a week that there is
+# nothing, and pays for looking again.
+_EMPTY_KEPT_DAYS = 1 / 24
+
 
 def _ahrefs(name: str, endpoint: str, codec: SearchCodec) -> SearchProvider:
     return SearchProvider(
@@ -57,6 +61,7 @@ def _exa() -> SearchProvider:
         cost_usd=plan.price_usd(_USUAL),
         price_of=plan.price_usd,
         timeout_s=_PATIENCE_S,
+        empty_kept_days=_EMPTY_KEPT_DAYS,
     )
 
 
@@ -75,6 +80,7 @@ def _tavily() -> SearchProvider:
         cost_usd=plan.price_usd(_USUAL),
         price_of=plan.price_usd,
         timeout_s=_PATIENCE_S,
+        empty_kept_days=_EMPTY_KEPT_DAYS,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.google_sheets.client import Block, Grid
-from batch_pipeline.google_sheets.layout import SheetLayout, cell_text, same_name, same_text
+from batch_pipeline.google_sheets.layout import cell_text, same_name, same_text
 
 Key = tuple[str, ...]
 Desired = Mapping[int, Mapping[str, str]]
@@ -88,56 +88,41 @@ def locate(keys: Mapping[int, Key], present: Mapping[int, Key]) -> dict[int, int
 
 
 def plan_write(
-    grid: Grid,
-    desired: Desired,
-    keys: Mapping[int, Key],
-    key_columns: Sequence[str],
-    layout: SheetLayout,
+    grid: Grid, desired: Desired, keys: Mapping[int, Key], key_columns: Sequence[str]
 ) -> WritePlan:
     """The differences between what a worksheet says and what it should say.
 
-    A column that the sheet lacks is added behind its last one, with its name as header; an empty
-    header of a column that is written gets its name.
+    A column that the sheet lacks is added behind its last one, with its name as header.
 
     Args:
         grid: all its cells from A1 on.
         desired: what it should say; rows and columns that are not named stay as they are.
         keys: see `locate`; they hold every row of `desired`.
         key_columns: the columns that the keys are made of.
-        layout: where header and columns are.
 
     Raises:
         UsageError: the worksheet lacks a key column.
     """
-    header = grid[0] if grid and layout.header_rows else ()
-    names = layout.names(grid[0] if grid else ())
-    width = max([len(names), *map(len, grid)])
-    places = {same_name(name): place for place, name in reversed([*enumerate(names)]) if name}
+    names = [same_name(text) for text in (grid[0] if grid else ())]
+    places = {name: place for place, name in reversed([*enumerate(names)]) if name}
     missing = [name for name in key_columns if same_name(name) not in places]
     if missing:
         raise UsageError(
             f"The worksheet has no column '{missing[0]}' any more, by which rows are found.",
             f"Give it its header '{missing[0]}' back; what is missing is then written.",
         )
-    written = list(dict.fromkeys(name for texts in desired.values() for name in texts))
-    for name in written:
+    width = max(map(len, grid))
+    new: dict[int, str] = {}
+    for name in dict.fromkeys(name for texts in desired.values() for name in texts):
         if same_name(name) not in places:
             places[same_name(name)] = width
+            new[width] = cell_text(name)
             width += 1
-    blocks: list[Block] = []
-    if layout.header_rows:
-        blank = {
-            place: cell_text(name)
-            for name in written
-            if not _cell(header, place := places[same_name(name)]).strip()
-        }
-        blocks.extend(_blocks(1, blank))
+    blocks = [*_blocks(1, new)]
     key_places = [places[same_name(name)] for name in key_columns]
-    first = layout.header_rows + 1
     present = {
         number: key_of([_cell(row, place) for place in key_places])
-        for number, row in enumerate(grid, start=1)
-        if number >= first
+        for number, row in enumerate(grid[1:], start=2)
     }
     found = locate(keys, present)
     changes: dict[int, dict[int, str]] = {}

@@ -13,13 +13,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.google_sheets.access import SheetAddress, SheetsAccess
 from batch_pipeline.google_sheets.client import Sheets, SheetsError, Worksheet
-from batch_pipeline.google_sheets.layout import SheetLayout
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.sinks.sheet_plan import (
     MOST_BYTES,
@@ -50,14 +49,12 @@ class SheetTarget:
         keys: what stood in the key columns of every row of the batch, by the row's number in the
             sheet when it was read (`sheet_plan.key_of`).
         key_columns: their names.
-        layout: where header and columns are.
         sheet_id: the worksheet's number where it was found before, so that its name may change.
     """
 
     address: SheetAddress
     keys: Mapping[int, Key]
     key_columns: Sequence[str]
-    layout: SheetLayout = field(default_factory=SheetLayout)
     sheet_id: int | None = None
 
 
@@ -109,7 +106,7 @@ async def write_back(
         UsageError: the worksheet lost a key column.
     """
     grid = await sheets.read(worksheet)
-    plan = plan_write(grid, desired, target.keys, target.key_columns, target.layout)
+    plan = plan_write(grid, desired, target.keys, target.key_columns)
     counts = WriteCounts(same=plan.same, moved=plan.moved, gone=plan.gone)
     if not plan.blocks:
         return counts

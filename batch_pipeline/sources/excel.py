@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.google_sheets.layout import SheetLayout
 from batch_pipeline.sources.sheets import grid_table
 from batch_pipeline.sources.table import InputRow, InputTable, TableSpec, table_name
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 SUFFIX = ".xlsx"
 
-_HEADER = SheetLayout()
 _MAX_BYTES = 512 << 20
 _MAX_CELLS = 10_000_000
 # What a formula cell without a stored result stands for, until its row is known.
@@ -35,8 +33,6 @@ def open_excel(
     path: str | Path,
     *,
     worksheet: str = "",
-    layout: SheetLayout = _HEADER,
-    leave_out: Sequence[str] = (),
     name: str | None = None,
     required_columns: Sequence[str] = (),
     optional_columns: Sequence[str] = (),
@@ -52,8 +48,6 @@ def open_excel(
     Args:
         path: the workbook.
         worksheet: its title; empty is the first one.
-        layout: where header and columns are.
-        leave_out: columns that are no input.
         name: see `open_table`.
         required_columns: see `open_table`.
         optional_columns: see `open_table`.
@@ -75,12 +69,12 @@ def open_excel(
     _check_file(path)
     with _opened(path, results=True) as results, _opened(path, results=False) as formulas:
         grid = _grid(_sheet(results, worksheet, path), _sheet(formulas, worksheet, path), spec)
-    if grid and layout.header_rows and _UNCALCULATED in grid[0]:
+    if grid and _UNCALCULATED in grid[0]:
         raise UsageError(
             f"{spec.source}: the header has a formula without a stored result.",
             "Open the workbook in a spreadsheet program and save it.",
         )
-    table = grid_table(grid, spec, layout, leave_out)
+    table = grid_table(grid, spec)
     table.rows = _calculated(table.rows)
     return table
 

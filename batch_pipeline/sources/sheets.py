@@ -6,13 +6,12 @@ is written back (sinks/sheets.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.google_sheets.access import SheetAddress, SheetsAccess, parse_address
-from batch_pipeline.google_sheets.client import Grid, Worksheet, read_worksheet
-from batch_pipeline.google_sheets.layout import SheetLayout, same_name
+from batch_pipeline.google_sheets.client import Grid, SheetsError, Worksheet, read_worksheet
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.sources.table import (
     InputRow,
@@ -22,8 +21,6 @@ from batch_pipeline.sources.table import (
     match_columns,
     table_name,
 )
-
-_HEADER = SheetLayout()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +59,21 @@ def read_cells(source: str, access: SheetsAccess, ledger: Ledger) -> SheetCells:
         ledger: whose limits the reads keep to.
 
     Raises:
-        UsageError: that is no address of a worksheet.
-        SheetsError: it cannot be read.
+        UsageError: it is no address of a worksheet that this account can read.
+        SheetsError: it cannot be read for now.
     """
     address = parse_address(source)
-    return SheetCells(address, *read_worksheet(access, ledger, address))
+    try:
+        return SheetCells(address, *read_worksheet(access, ledger, address))
+    except SheetsError as error:
+        if error.passing:
+            raise
+        # Somebody must name, share or add something: as with a file that is not there.
+        raise UsageError(error.message, error.next_step) from error
 
 
-def grid_table(
-    grid: Grid,
-    spec: TableSpec,
-    layout: SheetLayout = _HEADER,
-    leave_out: Sequence[str] = (),
-) -> InputTable:
-    """The cells of a worksheet as a table of texts.
+def grid_table(grid: Grid, spec: TableSpec) -> InputTable:
+    """The cells of a worksheet as a table of texts, its first row the header.
 
     A row's number is its number in the sheet, by which write-back finds it again. Empty rows are
     skipped, and columns without a name where they hold nothing.
@@ -83,28 +81,19 @@ def grid_table(
     Args:
         grid: all cells from A1 on, rows padded to the same width.
         spec: the caller's wishes.
-        layout: where header and columns are.
-        leave_out: columns that are no input.
 
     Raises:
         UsageError: it has no header or no rows, or lacks a column.
     """
     if not any(any(cell.strip() for cell in row) for row in grid):
         raise UsageError(f"{spec.source} is empty.", "Name a worksheet that has a header and rows.")
-    names = layout.names(grid[0])
-    body = list(enumerate(grid[layout.header_rows :], start=layout.header_rows + 1))
-    width = max(len(names), len(grid[0]))
-    names += [""] * (width - len(names))
-    outside = {same_name(column) for column in leave_out}
+    names = [text.strip() for text in grid[0]]
+    body = list(enumerate(grid[1:], start=2))
     used = {place for _, row in body for place, cell in enumerate(row) if cell.strip()}
-    taken = [
-        place
-        for place, column in enumerate(names)
-        if (same_name(column) not in outside if column else place in used)
-    ]
+    taken = [place for place, column in enumerate(names) if column or place in used]
     # Unnamed columns are called by their place in the sheet, not by that among those taken.
     columns = match_columns([names[place] or f"column_{place + 1}" for place in taken], spec)
-    cut = ((number, [_at(row, place) for place in taken]) for number, row in body)
+    cut = ((number, [row[place] for place in taken]) for number, row in body)
     filled = [(number, cells) for number, cells in cut if any(cell.strip() for cell in cells)]
     if not filled:
         raise UsageError(
@@ -119,7 +108,3 @@ def grid_table(
     return InputTable(
         spec.name, spec.source, columns, checked_rows(rows(), spec, warnings), warnings
     )
-
-
-def _at(row: Sequence[str], place: int) -> str:
-    return row[place] if place < len(row) else ""

@@ -265,8 +265,8 @@ def no_options(name: str, knobs: Mapping[str, Any]) -> None:
         raise UsageError(
             f"The workload {name} has no options of its own, but got: "
             f"{', '.join(knobs['options'])}.",
-            "Leave --strategy, --no-ahrefs and --option out; in defs.yaml and in the launchpad, "
-            "`options`.",
+            "Leave out --option and what is for other workloads, such as --mode or --strategy; in "
+            "defs.yaml and in the launchpad, `options`.",
         )
 
 

@@ -70,8 +70,9 @@ from batch_pipeline.providers.registry import (
     parse_route,
     resolve_access,
 )
-from batch_pipeline.search.base import SearchProvider
+from batch_pipeline.search.base import SearchAccess, SearchProvider
 from batch_pipeline.search.registry import find_search_provider, resolve_search_access
+from batch_pipeline.workloads.base import search_providers
 from batch_pipeline.workloads.config import WorkloadConfig
 from batch_pipeline.workloads.counting import Question, estimate_routes, known_questions
 from batch_pipeline.workloads.estimate import (
@@ -168,7 +169,7 @@ def estimate_target(
     if target.source is not None:
         named = Input(config.domain, target.source, target.reading, ledger, locate)
     known = _known_batch(ledger, target, named)
-    steps = resolve_steps(config)
+    steps = _as_searched(ledger, config, resolve_steps(config))
 
     @cache
     def sample(place: int) -> list[list[Question]]:
@@ -199,7 +200,7 @@ def estimate_ingested(
         batch: the batch.
         force: finished rows are asked again, and stored answers are no hits.
     """
-    steps = resolve_steps(config)
+    steps = _as_searched(ledger, config, resolve_steps(config))
     chain = _Planner(ledger, config, steps).chain(config.route)
     if batch.row_count <= MOST_ROWS_AT_INGEST:
         items: Iterable[Item] = stream_items(ledger, batch.batch_id)
@@ -339,6 +340,31 @@ def _sample_packs(step: Step, rows: Iterable[PlannedRow]) -> list[list[Question]
 # ---- searches ------------------------------------------------------------------------------------
 
 
+def _as_searched(ledger: Ledger, config: WorkloadConfig, steps: Sequence[AnyStep]) -> list[AnyStep]:
+    """Steps with the searches that will be made.
+
+    A provider without a key is not asked, unless the workload cannot do without it: then the run
+    waits for the key, and its searches are counted by the price list.
+    """
+    needed = search_providers(config.domain, config.options)
+
+    def is_asked(name: str) -> bool:
+        return name in needed or _search_access(ledger, name) is not None
+
+    def searched(step: AnyStep) -> AnyStep:
+        if not isinstance(step, LocalStep):
+            return step
+        made = {name: each for name, each in step.searches.items() if is_asked(name)}
+        return replace(step, searches=made)
+
+    return [searched(step) for step in steps]
+
+
+def _search_access(ledger: Ledger, name: str) -> SearchAccess | None:
+    simulator = None if ledger.realm == "live" else _SOME_SIMULATOR
+    return resolve_search_access(name, os.environ, simulator)
+
+
 def _search_plans(
     ledger: Ledger, config: WorkloadConfig, steps: Sequence[AnyStep]
 ) -> list[SearchPlan]:
@@ -349,17 +375,12 @@ def _search_plans(
     """
     local = [step for step in steps if isinstance(step, LocalStep)]
     names = dict.fromkeys(name for step in local for name in step.searches)
-    return [
-        _search_plan(ledger, config, find_search_provider(name), live=ledger.realm == "live")
-        for name in names
-    ]
+    return [_search_plan(ledger, config, find_search_provider(name)) for name in names]
 
 
-def _search_plan(
-    ledger: Ledger, config: WorkloadConfig, provider: SearchProvider, *, live: bool
-) -> SearchPlan:
+def _search_plan(ledger: Ledger, config: WorkloadConfig, provider: SearchProvider) -> SearchPlan:
     per_minute = config.search_rate_limit or provider.requests_per_minute
-    access = resolve_search_access(provider.name, os.environ, None if live else _SOME_SIMULATOR)
+    access = _search_access(ledger, provider.name)
     with ledger.read() as connection:
         if access is not None:
             limit = provider.limit_name

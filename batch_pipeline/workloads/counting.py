@@ -455,9 +455,7 @@ class _RouteCount:
             )
         local = [one for one in self._steps if isinstance(one, LocalStep)]
         if silent := [one.name for one in local if not one.searches]:
-            notes.append(
-                f"Not counted: time and searches of {_listed(silent)}, which ask no model."
-            )
+            notes.append(f"Not counted: the time of {_listed(silent)}, which ask no model.")
         if counted := [one.name for one in local if one.searches]:
             notes.append(
                 f"Of {_listed(counted)}, the searches are counted, not the time of the rest. "
@@ -751,7 +749,9 @@ class _SearchCount:
     def take(self, way: _Way, *, known: bool) -> None:
         """Count a row; `known` where it was asked before, so that its searches may be known."""
         planned = way.planned
-        if self._place <= way.behind or not self.step.applies(planned.row):
+        if self._place <= way.behind:
+            return
+        if not (self.step.applies(planned.row) and self.step.searching(planned.row)):
             return
         mark = _mark(dict(planned.row))
         if mark in self._seen:

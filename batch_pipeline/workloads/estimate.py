@@ -453,7 +453,7 @@ class SearchEstimate:
         }
 
 
-_PROPER = {"openrouter": "OpenRouter"}
+_PROPER = {"openrouter": "OpenRouter", "ahrefs-keywords": "Ahrefs keywords"}
 _SEARCH_COUNTS = ("rows", "low", "calls", "worst")
 _SEARCH_SUMS = ("low_usd", "usd", "worst_usd", "seconds")
 

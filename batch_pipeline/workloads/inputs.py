@@ -80,7 +80,7 @@ class Input:
 
         Raises:
             UsageError: the source as a whole cannot be used.
-            SheetsError: the worksheet cannot be read; that is never an empty table.
+            SheetsError: the worksheet cannot be read for now; that is never an empty table.
         """
         cells = self.cells()
         if cells is None:
@@ -93,7 +93,7 @@ class Input:
 
         Raises:
             UsageError: its address or the account cannot be used.
-            SheetsError: it cannot be read.
+            SheetsError: it cannot be read for now.
         """
         if self._cells is None and is_sheet(self._source):
             url = self._simulator()

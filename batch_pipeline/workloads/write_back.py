@@ -21,7 +21,7 @@ from typing import Any
 from batch_pipeline.errors import BatchPipelineError, UsageError
 from batch_pipeline.google_sheets.access import SheetAddress, resolve_sheets_access
 from batch_pipeline.google_sheets.client import Sheets
-from batch_pipeline.google_sheets.layout import SheetLayout, same_name
+from batch_pipeline.google_sheets.layout import same_name
 from batch_pipeline.ledger.batches import (
     Batch,
     Item,
@@ -50,7 +50,6 @@ SHEET = "sheet"
 NEW_HEADERS: Mapping[str, str] = {SHEET_STATUS: "Status", SHEET_OUTPUT: "Output Path"}
 """Headers of columns that a worksheet does not have yet, by role."""
 
-_LAYOUT = SheetLayout()
 _RECONCILE_S = 90.0
 _SHOWN_GONE = 10
 
@@ -135,8 +134,8 @@ def sheet_origin(workload: Workload, cells: SheetCells, reading: Mapping[str, An
     if not isinstance(workload, WritesBack):
         return origin
     columns = workload.sheet_columns(cells.table().columns, str(cells.address))
-    header = _LAYOUT.names(cells.grid[0])
-    places = {same_name(name): at for at, name in reversed([*enumerate(header)]) if name}
+    header = [same_name(text) for text in cells.grid[0]]
+    places = {name: at for at, name in reversed([*enumerate(header)]) if name}
     if nameless := [name for name in columns.key if same_name(name) not in places]:
         if not wanted:
             return origin
@@ -394,7 +393,7 @@ def reconcile_sheet(
 
     Returns:
         What came of it; None for a batch that is not written back. It raises nothing: the sheet is
-        a view of the ledger, and the next run or report makes it again.
+        a view of the ledger, and the next run makes it again.
     """
     writing = _writing(batch, workload)
     if writing is None:
@@ -424,7 +423,7 @@ def _words(origin: SheetOrigin, problem: Exception) -> str:
     why = str(problem) if isinstance(problem, BatchPipelineError) else type(problem).__name__
     return (
         f"{origin.address} does not say everything that the ledger does: {why} "
-        "The results are kept; the next run or report of the batch writes what is missing."
+        "The results are kept; the next run of the batch writes what is missing."
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +16,9 @@ import httpx
 import pytest
 
 from batch_pipeline.ledger.store import Ledger
+from batch_pipeline_tests.forked import Forked, command
 from batch_pipeline_tests.simulator.running import INSTANT, Running, running
 
-_PROGRAM = (
-    "import sys; from batch_pipeline.cli.serve import serve; sys.exit(serve(port=0, json=True))"
-)
 _KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_API_KEY")
 WORDS = ("banks", "shares", "rain", "football", "rates", "chips", "oil", "elections")
 
@@ -40,7 +36,7 @@ class Server:
 
     url: str
     data: Path
-    process: subprocess.Popen[str]
+    process: Forked
     http: httpx.Client
     log: Path
 
@@ -103,31 +99,23 @@ class Place:
     def serve(self, **environment: str) -> Iterator[Server]:
         """A server; what it prints goes to `server.log` beside the data."""
         log = self.data.parent / f"{self.data.name}.log"
-        with log.open("a") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM],
-                env={**self.environment, **environment},
-                cwd=self.data,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
-        assert process.stdout is not None
+        process = Forked(
+            command,
+            *("batch-pipeline", "serve", "--port", "0", "--json"),
+            environment={**self.environment, **environment},
+            folder=self.data,
+            log=log,
+        )
         try:
-            document = ""
-            while not document.rstrip().endswith("}"):
-                line = process.stdout.readline()
-                assert line, log.read_text()
-                document += line
-            url = json.loads(document)["url"]
+            until(lambda: process.printed.rstrip().endswith("}") or process.poll() is not None)
+            assert process.poll() is None, log.read_text()
+            url = json.loads(process.printed)["url"]
             with httpx.Client(base_url=url, timeout=60) as client:
                 yield Server(url, self.data, process, client, log)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 process.wait(90)
-            process.stdout.close()
 
 
 def articles(word: str, count: int) -> list[dict[str, str]]:

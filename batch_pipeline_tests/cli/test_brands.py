@@ -61,5 +61,5 @@ def test_a_sheet_is_written_back_unless_that_is_not_wanted(shell: Shell) -> None
     assert (again.code, again.document["attempts"]) == (0, 0), again.err
     assert book.rows()[1][3] == "Completed"
     refused = shell("run", "brands", "--input", "sheets:cli-brands/NOPE", "--batch", "no", "--json")
-    assert refused.code != 0 and "NOPE" in refused.document["error"]["message"], refused.err
+    assert refused.code == 64 and "NOPE" in refused.document["error"]["message"], refused.err
     assert "'INPUT'" in refused.document["error"]["next_step"]

@@ -69,10 +69,10 @@ def test_the_batch_lane_stands_beside_real_time_and_may_be_the_main_one(cli: Cli
 def test_a_workload_of_several_steps_has_a_line_for_each(cli: Cli) -> None:
     table = cli.data / "jobs.csv"
     table.write_text(
-        "publisher,target,anchor,llm_provider,strategy\n"
-        "example.com,https://example.org/a,a guide,auto,multi_stage\n"
-        "example.com,https://example.org/b,a page,anthropic,multi_stage\n"
-        "example.com,https://example.org/c,a shop,auto,single_shot\n"
+        "publisher,target,anchor,llm_provider,strategy,use_ahrefs\n"
+        "example.com,https://example.org/a,a guide,auto,multi_stage,\n"
+        "example.com,https://example.org/b,a page,anthropic,multi_stage,true\n"
+        "example.com,https://example.org/c,a shop,auto,single_shot,false\n"
     )
     words = ("estimate", "articles", "--input", str(table), "--offline", "--route", "google")
     shown = cli(*words)
@@ -88,6 +88,13 @@ def test_a_workload_of_several_steps_has_a_line_for_each(cli: Cli) -> None:
         "single_shot": 1,
     }
     assert found["requests"] == sum(step["requests"] for step in steps.values())
+    searches = {one["provider"]: one["expected"] for one in found["searches"]}
+    assert searches == {
+        "ahrefs": {"calls": 2 * 4, "cost_usd": 0.0},
+        "ahrefs-keywords": {"calls": 2, "cost_usd": 0.0},
+    }
+    # Live without a key nothing is searched.
+    assert cli(*words, "--live", "--json").document["searches"] == []
     costs = [step["lanes"][0]["expected"]["cost_usd"] for step in steps.values()]
     assert found["expected"]["cost_usd"] == pytest.approx(sum(costs))
     plain = cli("estimate", "roadmaps", "--input", str(write_topics(cli.data / "t.csv", ["a"])),

@@ -146,6 +146,22 @@ def test_a_row_that_is_to_be_asked_anew_is_so_once_by_all_steps_but_not_searched
     money_agrees(bench, batch)
 
 
+def test_what_the_next_model_answered_anew_is_not_hidden_by_the_old_answer_of_the_first(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    route = "anthropic/claude-haiku-4-5, google/gemini-3.1-flash-lite"
+    bench = Bench(tmp_path, simulator, route=route)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(6)))
+    assert run(bench, batch, "anew", "first").outcomes == {"failed": 6}
+    simulator.configure(faults=[{"kind": "refuse", "provider": "anthropic"}])
+    assert run(bench, batch, "kept", "second").outcomes == {"failed": 6}
+    simulator.configure()
+    before = asked(bench)
+    assert run(bench, batch, "good", "third").outcomes == {"succeeded": 6}
+    assert asked(bench) == before, "it is there, and paid for"
+    assert {item.model for item in bench.items(batch)} == {"google/gemini-3.1-flash-lite"}
+
+
 def test_a_row_that_is_not_replays_for_free(simulator: Simulator, tmp_path: Path) -> None:
     bench = Bench(tmp_path, simulator)
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(6)))

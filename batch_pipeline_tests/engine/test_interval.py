@@ -63,6 +63,13 @@ def test_chunks_that_are_done_or_were_begun_before_do_not_wait(
     assert done.done.wall_s < 30
 
 
+def test_chunks_beyond_the_limit_do_not_wait(simulator: Simulator, tmp_path: Path) -> None:
+    bench, batch = bench_of(tmp_path, simulator, 8)
+    limited = bench.run(batch, limit=2, chunk_interval_s=60.0)
+    assert limited.outcomes == {"succeeded": 2, "pending": 6}
+    assert limited.done.wall_s < 30
+
+
 def test_a_stop_does_not_wait_for_the_next_chunk(simulator: Simulator, tmp_path: Path) -> None:
     bench, batch = bench_of(tmp_path, simulator, 6)
     job = bench.job(batch, chunk_interval_s=3_600.0)

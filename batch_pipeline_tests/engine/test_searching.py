@@ -178,6 +178,30 @@ def test_what_searches_cost_is_part_of_the_budget(simulator: Simulator, tmp_path
     assert spent == pytest.approx(QUERIES * 0.1 + float(simulator.summary()["price_usd"]))
 
 
+def test_a_search_waits_for_what_calls_in_flight_leave_of_a_budget(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    @asynccontextmanager
+    async def looking(tools: Tools) -> AsyncIterator[LocalWork]:
+        async def work(row: Row, place: Place) -> Done:
+            answer = await tools.search("ahrefs", SearchQuery(row["Topic"], "se"), place)
+            return Done({"found": answer.results[0]["title"]})
+
+        yield work
+
+    simulator.configure(latency={"base_s": 0.5, "per_output_token_s": 0.0, "jitter_s": 0.0})
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(12)))
+    # a row takes 0.0005 for its search and 0.00006 for the model, which could be 0.00072 at worst
+    budget = round(0.0076 * NANO)
+    job = bench.job(batch, spending=Spending(batch_nano=budget))
+    job = searched(bench, job, cost_usd=0.0005)
+    job = replace(job, steps=(LocalStep("look", looking, at_once=4), STEPS[1]))
+    ran = finish(bench.start(job), job)
+    assert ran.outcomes == {"succeeded": 12}, ran.done.message
+    assert ran.done.tally.cost_nano <= budget
+
+
 def test_a_call_whose_reply_never_came_counts_as_lost_at_its_price(
     simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -177,23 +177,23 @@ class Leases(LedgerMachine):
 
     @invariant()
     def the_ledger_knows_the_holders_and_what_became_of_the_rows(self) -> None:
-        held = self.connection.execute(
-            sa.select(chunks.c.realm, chunks.c.chunk_key, chunks.c.owner_id, chunks.c.fence)
-        )
+        held = self.connection.execute(_HELD)
         assert {(realm, key): (owner, fence) for realm, key, owner, fence in held} == {
             place: (chunk.holder, chunk.fence) for place, chunk in self.chunks.items()
         }
-        rows = self.connection.execute(
-            sa.select(items.c.realm, items.c.ordinal, items.c.outcome, items.c.cost_nano).order_by(
-                items.c.realm, items.c.ordinal
-            )
-        )
+        rows = self.connection.execute(_OUTCOMES)
         assert [tuple(row) for row in rows] == [
             (realm, at + (0 if key.endswith("1") else ROWS), *outcome)
             for (realm, key), chunk in self.chunks.items()
             for at, outcome in enumerate(chunk.outcomes)
         ]
 
+
+# Built once: the invariant runs after each of 25,000 steps.
+_HELD = sa.select(chunks.c.realm, chunks.c.chunk_key, chunks.c.owner_id, chunks.c.fence)
+_OUTCOMES = sa.select(items.c.realm, items.c.ordinal, items.c.outcome, items.c.cost_nano).order_by(
+    items.c.realm, items.c.ordinal
+)
 
 TestLeases = Leases.TestCase
 TestLeases.settings = EXAMPLES

@@ -50,6 +50,11 @@ EVERYWHERE = Scope("simulated", KEY.provider, KEY.model)
 NAMES = ("ada", "bob", "eve")
 names_ = st.sampled_from(NAMES)
 
+# Built once: invariants run after each of 25,000 steps.
+_DAYS = sa.select(day_counts.c.day, day_counts.c.requests)
+_ARRIVALS = sa.select(limits.c.dimension, limits.c.arrival_at)
+_GATES = sa.select(gates.c.owner_id, gates.c.held, gates.c.in_flight, gates.c.wanted)
+
 # Few values, far apart: the buckets take turns at being the one that all wait for.
 rates_ = st.builds(
     Rates,
@@ -291,7 +296,7 @@ class Turns(Limited):
 
     @invariant()
     def no_turn_is_forgotten_or_counted_twice(self) -> None:
-        rows = self.connection.execute(sa.select(day_counts.c.day, day_counts.c.requests))
+        rows = self.connection.execute(_DAYS)
         assert {day: count for day, count in rows if count} == {
             day: count for day, count in self.counted.items() if count
         }
@@ -299,7 +304,7 @@ class Turns(Limited):
 
     @invariant()
     def the_buckets_are_free_when_the_model_says(self) -> None:
-        rows = self.connection.execute(sa.select(limits.c.dimension, limits.c.arrival_at))
+        rows = self.connection.execute(_ARRIVALS)
         assert dict(rows.tuples().all()) == pytest.approx(
             {
                 dimension: bucket.free_at
@@ -371,9 +376,7 @@ class SlotLeases(Limited):
 
     def stored(self) -> list[Any]:
         """What live owners hold and want, as the ledger has it."""
-        columns = gates.c.owner_id, gates.c.held, gates.c.in_flight, gates.c.wanted
-        rows = self.connection.execute(sa.select(*columns))
-        return [row for row in rows if self.alive(row.owner_id)]
+        return [row for row in self.connection.execute(_GATES) if self.alive(row.owner_id)]
 
     def everyone_looks(self) -> None:
         """Within a second each process comes by, tells what it has, and sees what holds now."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from batch_pipeline.errors import UsageError
 from batch_pipeline.google_sheets.access import SheetAddress, SheetsAccess
 from batch_pipeline.google_sheets.client import Block, Sheets, SheetsError, Worksheet
-from batch_pipeline.google_sheets.layout import MOST_CHARS, SheetLayout, cell_text
+from batch_pipeline.google_sheets.layout import MOST_CHARS, cell_text
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.sinks.sheet_plan import (
     Desired,
@@ -41,7 +41,6 @@ from batch_pipeline_tests.simulated import Simulator
 
 ADDRESS = SheetAddress(BOOK, "INPUT")
 NAMES = ("Acme", "Plex", "تاژ", "3M", "پاکشو", "Moo", "Xero")
-LAYOUT = SheetLayout()
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def write(
 
 def plan(grid: list[list[str]], desired: Desired, to: SheetTarget | None = None) -> list[Block]:
     to = to or target()
-    return list(plan_write(grid, desired, to.keys, to.key_columns, to.layout).blocks)
+    return list(plan_write(grid, desired, to.keys, to.key_columns).blocks)
 
 
 # ---- finding rows again ----
@@ -153,19 +152,6 @@ def test_a_new_column_comes_behind_the_last_one_with_its_header() -> None:
         Block(3, 4, ("x",)),
         Block(3, 7, ("0.01",)),
     ]
-
-
-def test_columns_at_fixed_places_get_a_header_where_there_is_none() -> None:
-    layout = SheetLayout(columns=("brand_name", "website", "parent", "status", "report"))
-    to = target(("Acme",), layout=layout)
-    to = replace(to, key_columns=("brand_name",))
-    grid = [["برند", "", "", "وضعیت"], ["Acme"]]
-    assert plan(grid, {2: {"status": "x", "report": "y"}}, to) == [
-        Block(1, 5, ("report",)),
-        Block(2, 4, ("x", "y")),
-    ]
-    bare = replace(to, layout=replace(layout, header_rows=0), keys={1: ("Acme",)})
-    assert plan([["Acme"]], {1: {"status": "x"}}, bare) == [Block(1, 4, ("x",))]
 
 
 def test_a_sheet_that_lost_its_key_column_is_not_written() -> None:

@@ -12,7 +12,6 @@ import openpyxl
 import pytest
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.google_sheets.layout import SheetLayout
 from batch_pipeline.sources.excel import open_excel
 
 HEADER = ["Brand Name", "Website", "Status"]
@@ -35,11 +34,11 @@ def test_rows_are_texts_and_keep_their_numbers_in_the_sheet(tmp_path: Path) -> N
     path = workbook(
         tmp_path / "my brands.xlsx", HEADER, ["شیرین‌عسل", None, "x"], [None], [" "], ["007"]
     )
-    table = open_excel(path, required_columns=["brand name"], leave_out=["status"])
-    assert (table.name, list(table.columns)) == ("my-brands", ["brand name", "Website"])
+    table = open_excel(path, required_columns=["brand name"])
+    assert (table.name, list(table.columns)) == ("my-brands", ["brand name", *HEADER[1:]])
     rows = list(table.rows)
     assert [row.number for row in rows] == [2, 5]
-    assert rows[0].values == {"brand name": "شیرین‌عسل", "Website": ""}
+    assert rows[0].values == {"brand name": "شیرین‌عسل", "Website": "", HEADER[2]: "x"}
     assert rows[1].values["brand name"] == "007"
     assert not any(row.problem for row in rows)
 
@@ -87,13 +86,6 @@ def test_a_worksheet_is_chosen_by_its_title(tmp_path: Path) -> None:
     assert open_excel(path, worksheet="INPUT").columns == ["b"]
     with pytest.raises(UsageError, match="It has: 'Sheet', 'INPUT'"):
         open_excel(path, worksheet="none")
-
-
-def test_fixed_columns_hold_whatever_the_header_says(tmp_path: Path) -> None:
-    path = workbook(tmp_path / "t.xlsx", ["x", "y", "z"], ["Acme", "https://a.example", "P"])
-    layout = SheetLayout(columns=("brand_name", "website"))
-    [row] = open_excel(path, layout=layout).rows
-    assert row.values == {"brand_name": "Acme", "website": "https://a.example", "z": "P"}
 
 
 def test_row_checks_are_those_of_every_table(tmp_path: Path) -> None:

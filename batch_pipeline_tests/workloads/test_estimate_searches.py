@@ -14,12 +14,14 @@ from batch_pipeline.component.materialize import _estimate_markdown as estimate_
 from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Row, Step
 from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.batches import Batch, find_batch, set_estimate
+from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.pricing.calibration import FROM_CALLS
 from batch_pipeline.pricing.web_search import Added
 from batch_pipeline.providers.base import WebSearch
 from batch_pipeline.reports.build import build_report
 from batch_pipeline.search.base import SearchQuery
 from batch_pipeline.workloads import compare
+from batch_pipeline.workloads.config import load_workload_config
 from batch_pipeline.workloads.estimate import (
     Estimate,
     JobPlan,
@@ -29,6 +31,7 @@ from batch_pipeline.workloads.estimate import (
     search_line,
 )
 from batch_pipeline.workloads.roadmaps.workload import RoadmapsWorkload
+from batch_pipeline.workloads.runner import ingest_batch
 from batch_pipeline_tests.simulated import Bench, Simulator
 from batch_pipeline_tests.workloads.test_estimate_steps import (
     DRAFT,
@@ -132,6 +135,13 @@ def test_rows_left_pending_search_nothing() -> None:
     steps = (_LOOK, _WRITE)
     found = _estimate(_rows(10), _chain(steps=steps), steps, searches=[_EXA], limit=3)
     assert (found.left_pending, found.searches[0].calls) == (7, 3)
+
+
+def test_rows_that_do_not_search_are_not_counted() -> None:
+    steps = (replace(_LOOK, searching=lambda row: row["Topic"] != "offline"), _WRITE)
+    rows = [*_rows(4), _row("offline")]
+    (exa,) = _estimate(rows, _chain(steps=steps), steps, searches=[_EXA]).searches
+    assert (exa.rows, exa.low, exa.calls, exa.worst) == (4, 4, 4, 4)
 
 
 def test_the_batch_lane_has_the_time_of_the_searches_before_its_jobs() -> None:
@@ -310,6 +320,32 @@ def test_estimate_and_journal_agree_on_searches_and_after_some_rows_on_everythin
     with bench.open() as ledger:
         report = build_report(ledger, again)
     assert (report.searches[0].requests, report.searches[0].cached) == (0, 60)
+
+
+class Needing(Searched):
+    """The same, for a workload that cannot do without its searches."""
+
+    def search_providers(self, options: Mapping[str, Any]) -> Sequence[str]:
+        return ["exa"]
+
+
+@pytest.mark.parametrize(
+    ("workload", "key", "searches"),
+    [("Searched", "", []), ("Searched", "k-1", [6]), ("Needing", "", [6])],
+)
+def test_without_a_key_only_searches_that_a_run_cannot_do_without_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workload: str, key: str, searches: list[int]
+) -> None:
+    monkeypatch.setenv("EXA_API_KEY", key)
+    config = load_workload_config("roadmaps").model_copy(
+        update={"workload": f"{__name__}:{workload}"}
+    )
+    with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}", "live") as ledger:
+        batch = ingest_batch(ledger, config, str(_table(tmp_path / "t.csv", 6)))[0]
+        found = compare.estimate_ingested(ledger, config, batch)
+    assert [one.calls for one in found.searches] == searches
+    silent = "the time of look and check" if not searches else "the time of check"
+    assert any(f"Not counted: {silent}, which ask no model." == note for note in found.basis.notes)
 
 
 def test_search_rate_limit_bounds_the_time(simulator: Simulator, tmp_path: Path) -> None:

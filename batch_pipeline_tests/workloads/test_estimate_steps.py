@@ -227,7 +227,7 @@ def test_notes_name_the_steps_that_rest_on_typical_lengths_and_those_that_ask_no
     found = _estimate(_rows(3), steps=(RESEARCH, *STEPS, CHECK))
     assert found.basis.notes == (
         "outline and draft are estimated from typical lengths until the first run.",
-        "Not counted: time and searches of research and check, which ask no model.",
+        "Not counted: the time of research and check, which ask no model.",
     )
     alone = _estimate(_rows(3), steps=(CLASSIFY, OUTLINE))
     assert alone.basis.notes == ("outline is estimated from typical lengths until the first run.",)

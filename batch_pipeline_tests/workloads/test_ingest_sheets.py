@@ -93,18 +93,22 @@ def test_the_same_rows_in_another_worksheet_are_another_batch(
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "error", "words"),
     [
-        ({"kind": "status", "status": 500}, "cannot be read for now"),
-        ({"kind": "status", "status": 403}, "as viewer"),
+        ({"kind": "status", "status": 500}, SheetsError, "cannot be read for now"),
+        ({"kind": "status", "status": 403}, UsageError, "as viewer"),
     ],
 )
 def test_a_failed_read_is_no_batch_and_no_empty_sheet(
-    bench: SheetBench, simulator: Simulator, fault: dict[str, Any], words: str
+    bench: SheetBench,
+    simulator: Simulator,
+    fault: dict[str, Any],
+    error: type[Exception],
+    words: str,
 ) -> None:
     book = topic_book(simulator, topics(3))
     book.configure(faults=[{"provider": "sheets", "model": "read", **fault}])
-    with pytest.raises(SheetsError, match=words):
+    with pytest.raises(error, match=words):
         bench.take()
     assert batches(bench) == []
 

@@ -219,7 +219,7 @@ def test_headers_of_later_do_not_matter_but_the_key_column_does(
     batch = bench.take()
     book.load(["Thema", *HEADER[1:]], *topics(20))
     (warning,) = bench.follow(batch)
-    assert "no column 'Topic' any more" in warning and "next run or report" in warning
+    assert "no column 'Topic' any more" in warning and "the next run of the batch" in warning
     assert book.writes == 0
     book.load(["Status", "Topic"], *[["", row[0]] for row in topics(20)])
     assert bench.follow(batch, "later") == []

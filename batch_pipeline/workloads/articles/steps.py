@@ -90,6 +90,9 @@ from batch_pipeline.workloads.operator_files import read_prompt
 
 _SERP = "ahrefs"
 _KEYWORDS = "ahrefs-keywords"
+_SEARCHES = {_SERP: 4, _KEYWORDS: 1}
+"""Of a job: its main query with three around it, and how often the main one is searched."""
+
 _RESULTS = 10
 _AHREFS: DataSource = "ahrefs"
 _MOCK: DataSource = "mock"
@@ -146,7 +149,14 @@ class ArticleSteps:
             self._profile(PROFILE_PUBLISHER, PublisherTone, publisher_content, 400, "publisher"),
             self._profile(PROFILE_TARGET, TargetTopics, target_content, 300, "target"),
             self._profile(CLASSIFY_ANCHOR, AnchorClass, anchor_content, 200, "anchor", "target"),
-            LocalStep(PACKAGE, self._open_package, checkpoint=True, at_once=32),
+            LocalStep(
+                PACKAGE,
+                self._open_package,
+                checkpoint=True,
+                at_once=32,
+                searches=_SEARCHES,
+                searching=lambda row: self._choices(row).use_ahrefs,
+            ),
             self._writing(SINGLE_SHOT, "single_shot", Article, briefs.job, 4_000, (1_900, 2_000)),
             self._writing(OUTLINE, "multi_stage", Outline, briefs.job, 1_000, (1_900, 350)),
             self._writing(DRAFT, "multi_stage", Article, briefs.draft, 3_000, (2_300, 2_000)),

@@ -10,14 +10,14 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.batches import INPUT_ERROR, TRIAL
+from batch_pipeline.ledger.batches import INPUT_ERROR, TRIAL, UNCHANGED
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome, attempts, batches, items
 from batch_pipeline.sources.table import InputRow, InputTable
@@ -242,8 +242,9 @@ def read_facts(ledger: Ledger, *, apart_from: str = "") -> list[Fact]:
     """What the ledger's realm has on every brand, from all batches of the workload.
 
     Of each brand the newest batch counts in which a row of it ended: in a table, as in the sheet,
-    the last run is what a brand's files and status tell of. Pending and skipped rows are no facts,
-    nor are rows that could not be read and batches that only tried a few rows out.
+    the last run is what a brand's files and status tell of. A row that was unchanged there brings
+    its fact along from before. Pending rows are no facts, nor are rows that could not be read and
+    batches that only tried a few rows out.
 
     Args:
         ledger: the ledger.
@@ -271,18 +272,26 @@ def read_facts(ledger: Ledger, *, apart_from: str = "") -> list[Fact]:
             batches.c.workload == WORKLOAD,
             batches.c.launch != TRIAL,
             batches.c.batch_id != apart_from,
-            items.c.outcome.in_(
-                [Outcome.SUCCEEDED.value, Outcome.FAILED.value, Outcome.BLOCKED.value]
+            sa.or_(
+                items.c.outcome.in_(
+                    [Outcome.SUCCEEDED.value, Outcome.FAILED.value, Outcome.BLOCKED.value]
+                ),
+                items.c.error_kind == UNCHANGED,
             ),
             sa.func.coalesce(items.c.error_kind, "") != INPUT_ERROR,
         )
         .order_by(batches.c.created_at, batches.c.batch_id, items.c.ordinal)
     )
-    newest: dict[str, list[Fact]] = {}
+    newest: dict[str, _Newest] = {}
     with ledger.read() as connection:
         for row in connection.execution_options(yield_per=500).execute(statement):
             values = orjson.loads(row.row)
             key = brand_key(values)
+            of_brand = newest.setdefault(key, _Newest())
+            of_brand.begin(row.batch_id)
+            if row.outcome == Outcome.SKIPPED.value:
+                of_brand.bring_along(input_hash(values))
+                continue
             fact = Fact(
                 brand=str(values.get(BRAND) or ""),
                 key=key,
@@ -298,11 +307,43 @@ def read_facts(ledger: Ledger, *, apart_from: str = "") -> list[Fact]:
                 run_id=row.run_id or "",
                 ordinal=row.ordinal,
             )
-            of_brand = newest.setdefault(key, [])
-            if of_brand and of_brand[0].batch_id != fact.batch_id:
-                of_brand.clear()
-            of_brand.append(fact)
-    return [fact for of_brand in newest.values() for fact in of_brand]
+            of_brand.ended.append(fact)
+    return [fact for of_brand in newest.values() for fact in of_brand.facts]
+
+
+@dataclass(slots=True)
+class _Newest:
+    """A brand's facts, as its rows are read batch by batch.
+
+    Attributes:
+        batch_id: the batch that is read.
+        before: what was known when it was made.
+        ended: of its rows that ended there.
+        unchanged: of those that were left out there, from before.
+    """
+
+    batch_id: str = ""
+    before: list[Fact] = field(default_factory=list)
+    ended: list[Fact] = field(default_factory=list)
+    unchanged: list[Fact] = field(default_factory=list)
+
+    @property
+    def facts(self) -> list[Fact]:
+        """What is known: where no row has ended, that is what was known before."""
+        return [*self.unchanged, *self.ended] if self.ended else self.before
+
+    def begin(self, batch_id: str) -> None:
+        """A row of this batch comes next."""
+        if batch_id != self.batch_id:
+            self.before, self.ended, self.unchanged = self.facts, [], []
+            self.batch_id = batch_id
+
+    def bring_along(self, hashed: str) -> None:
+        """The row was left out, because its inputs had come to something before."""
+        for fact in self.before:
+            if fact.input_hash == hashed and fact not in self.unchanged:
+                self.unchanged.append(fact)
+                return
 
 
 _REASON_WORDS = (

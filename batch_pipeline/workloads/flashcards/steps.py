@@ -357,7 +357,8 @@ class FlashcardSteps:
             if page.get("url")
         ]
         if not findings:
-            return _ended(NO_RESEARCH, f"Exa found nothing for '{query.text}'.", place)
+            problem = f"Exa found nothing for '{query.text}'. That is kept for an hour; after it"
+            return _ended(NO_RESEARCH, problem, place)
         return Done({"findings": findings})
 
     # ---- the other local steps ----
@@ -406,6 +407,14 @@ class FlashcardSteps:
         document = {"votes": given, **counted.as_json()}
         if counted.agreed:
             return Done(document)
+        if counted.outcome == "too_few_voters":
+            # The votes that there are stay: only the missing ones are asked for.
+            return Done(
+                document,
+                Outcome.FAILED,
+                CONSENSUS,
+                f"{counted.message} `batch-pipeline retry {place.batch_id}` asks the others again.",
+            )
         if counted.outcome not in _JUDGED:
             return _ended(CONSENSUS, counted.message, place, document)
         return Done(

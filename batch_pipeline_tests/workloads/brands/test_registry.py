@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.ledger.batches import NewItem
+from batch_pipeline.ledger.batches import UNCHANGED, NewItem
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome, items
 from batch_pipeline.workloads.brands.registry import Fact, Plan, decide, input_hash, read_facts
@@ -142,7 +142,7 @@ def ended(
     )
     with ledger.write() as connection:
         for ordinal, (_, outcome) in enumerate(rows):
-            kind = {"input": "input", "failed": "content"}.get(outcome)
+            kind = {"input": "input", "failed": "content", "skipped": UNCHANGED}.get(outcome)
             connection.execute(
                 items.update()
                 .where(items.c.batch_id == batch_id, items.c.ordinal == ordinal)
@@ -178,6 +178,26 @@ def test_the_newest_batch_in_which_a_brand_ended_counts(tmp_path: Path) -> None:
         assert len(facts["Nike"].error) == 500
         decided = decide([(1, values("Nike", "Nike Inc")), (2, values("Nike"))], facts.values())
         assert [one.reason.value for one in decided.decisions] == ["retry_failed", "new_brand"]
+
+
+def test_a_row_left_out_as_unchanged_stays_known_whatever_became_of_its_twin(
+    tmp_path: Path,
+) -> None:
+    """Else the rows of a brand took turns: each run would do the one that the last left out."""
+    here, there = values("Nike", "A"), values("Nike", "B")
+    with open_ledger(tmp_path) as ledger:
+        ended(ledger, "first", [(here, "succeeded"), (there, "failed")])
+        ended(ledger, "second", [(here, "skipped"), (there, "succeeded")])
+        ended(ledger, "third", [(here, "skipped"), (there, "skipped"), (values("Puma"), "failed")])
+        ended(ledger, "fourth", [(here, "skipped"), (there, "pending")])
+        found = {(one.batch_id, one.number) for one in read_facts(ledger)}
+        assert found == {("first", 1), ("second", 2), ("third", 3)}
+        decided = decide([(1, here), (2, there)], read_facts(ledger)).decisions
+        assert [one.reason.value for one in decided] == ["already_processed"] * 2
+        # and no longer than that: it is left out no more once its inputs are others
+        ended(ledger, "fifth", [(values("Nike", "C"), "succeeded"), (there, "skipped")])
+        known = {(one.batch_id, one.number) for one in read_facts(ledger) if one.brand == "Nike"}
+        assert known == {("fifth", 1), ("second", 2)}
 
 
 def test_trials_other_workloads_and_the_batch_itself_do_not_count(tmp_path: Path) -> None:

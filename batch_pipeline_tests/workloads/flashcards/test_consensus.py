@@ -188,6 +188,26 @@ def test_topics_without_consensus_are_asked_anew_and_blocked_ones_only_when_told
     assert one.run(batch, "nothing to do", include_blocked=True).done.tally.attempts == 0
 
 
+def test_a_retry_asks_missing_voters_alone_and_keeps_the_votes_that_there_are(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    down = [{"kind": DOWN, "voter": name} for name in OTHERS[:3]]
+    simulator.configure(faults=down, slips=0.0)
+    one = bench(tmp_path, simulator, mode="unified", num_flashcards=2)
+    batch = one.ingest(write_topics(tmp_path / "topics.jsonl", [topic("Good one")]))
+    assert one.run(batch).outcomes == {"failed": 1}
+    (failed,) = one.items(batch)
+    assert f"`batch-pipeline retry {batch.batch_id}` asks the others" in (failed.error or "")
+    simulator.configure(slips=0.0)
+    before = calls(one)
+    assert one.run(batch, "again").outcomes == {"succeeded": 1}
+    asked = Counter(calls(one)) - before
+    assert not asked["research"]
+    assert {name for name in asked if name.startswith("vote_")} == {
+        f"vote_{name}" for name in OTHERS[:3]
+    }
+
+
 def test_suggestions_and_objections_reach_the_synthesis_and_its_brief_the_cards(
     simulator: Simulator, tmp_path: Path
 ) -> None:

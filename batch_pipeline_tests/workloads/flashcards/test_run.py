@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.ledger.calls import unpack_bytes
-from batch_pipeline.ledger.tables import Outcome, replies
+from batch_pipeline.ledger.tables import Outcome, replies, results
 from batch_pipeline.workloads.compare import estimate_ingested
 from batch_pipeline.workloads.flashcards.checks import check_card
 from batch_pipeline.workloads.flashcards.models import DraftCard
@@ -217,6 +217,30 @@ def test_exa_that_finds_nothing_or_refuses_fails_the_topic_with_its_reason(
     assert one.run(batch, "second").outcomes == {"failed": 1}
     (item,) = one.items(batch)
     assert "Exa found nothing for 'Passkeys (Identity, Cybersecurity)'" in (item.error or "")
+
+
+def test_that_exa_found_nothing_is_believed_for_an_hour(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    one = bench(tmp_path, simulator, mode="exa", num_flashcards=3)
+    batch = one.ingest(write_topics(tmp_path / "topics.jsonl", [topic("Passkeys")]))
+    simulator.configure(faults=[{"kind": "no_findings", "provider": "exa"}], slips=0.0)
+    assert one.run(batch).outcomes == {"failed": 1}
+    simulator.configure(slips=0.0)
+    assert one.run(batch, "at once").outcomes == {"failed": 1}
+    assert [entry["provider"] for entry in simulator.journal()] == ["exa"]
+    with one.open() as ledger, ledger.write() as connection:
+        connection.execute(results.update().values(created_at=results.c.created_at - 3_600))
+    assert one.run(batch, "later").outcomes == {"succeeded": 1}
+    # what it has found is good for longer
+    with one.open() as ledger, ledger.write() as connection:
+        connection.execute(results.update().values(created_at=results.c.created_at - 3_600))
+    other = one.ingest(
+        write_topics(tmp_path / "other.jsonl", [topic("Passkeys", context="More of it.")])
+    )
+    assert one.run(other, "other").outcomes == {"succeeded": 1}
+    asked = Counter(entry["provider"] for entry in simulator.journal())
+    assert asked["exa"] == 2
 
 
 def test_exa_mode_takes_any_provider(simulator: Simulator, tmp_path: Path) -> None:
