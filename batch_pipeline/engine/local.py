@@ -13,7 +13,7 @@ from functools import partial
 
 from batch_pipeline.engine.finishing import Finisher
 from batch_pipeline.engine.records import ChunkState
-from batch_pipeline.engine.searching import LeftPendingError, Searcher
+from batch_pipeline.engine.searching import LeftPendingError, Searcher, SearchUnavailableError
 from batch_pipeline.engine.state import RunState
 from batch_pipeline.engine.step import Done, LocalStep, LocalWork
 from batch_pipeline.engine.tools import Place
@@ -106,7 +106,10 @@ class LocalDesk:
             if not self._state.stopping:
                 raise
             return
-        except LeftPendingError:
+        except (LeftPendingError, SearchUnavailableError) as error:
+            if isinstance(error, SearchUnavailableError):
+                # Rows that need no search go on.
+                self._state.left_behind = self._state.left_behind or ("stopped", _mend(error))
             self._finisher.leave_pending(state)
             self._finisher.close_if_done(state)
             self._state.at_work_no_more(key)
@@ -190,7 +193,7 @@ class LocalDesk:
         )
         try:
             return await work(state.known(item), place)
-        except LeftPendingError:
+        except (LeftPendingError, SearchUnavailableError):
             raise
         except BatchPipelineError as error:
             message = str(error)
@@ -201,3 +204,11 @@ class LocalDesk:
             )
         self._state.log.event("local step failed", item=item.item_id, step=step.name, text=message)
         return Done(outcome=Outcome.FAILED, kind=step.name, message=message)
+
+
+def _mend(error: SearchUnavailableError) -> str:
+    """What a run says whose rows wait for a search provider."""
+    return (
+        f"No search: {error}. Rows not done stay pending. Look at the key and its account "
+        "(`batch-pipeline keys check`), then run again."
+    )

@@ -169,7 +169,8 @@ class Done:
 
 LocalWork = Callable[[Row, Place], Awaitable[Done]]
 """Does a local step for one row. What it raises ends the row as failed: expected trouble is told
-as a Done. It is called again after a crash, and for a retried row."""
+as a Done. A SearchUnavailableError that it lets pass leaves the row pending, as a bad model key
+does. It is called again after a crash, and for a retried row."""
 
 
 @dataclass(frozen=True)

@@ -786,8 +786,10 @@ def _lookup(ledger: Ledger, workload: str, labels: Sequence[str]) -> Lookup:
         with ledger.read() as connection:
             return asked_item_ids(connection, ledger.realm, workload, item_ids)
 
-    def answers(keys: Sequence[str]) -> Mapping[str, StoredResult]:
+    def answers(
+        keys: Sequence[str], fresh_after: Mapping[str, float]
+    ) -> Mapping[str, StoredResult]:
         with ledger.read() as connection:
-            return find_results(connection, ledger.realm, keys, labels)
+            return find_results(connection, ledger.realm, keys, labels, fresh_after)
 
     return Lookup(cached, otherwise, before, answers)

@@ -394,14 +394,17 @@ class _RouteCount:
         keys = [questions[way.place].key for way in ways if questions[way.place].key]
         hits = frozenset[str]() if self._force or not keys else frozenset(plan.lookup.cached(keys))
         last = step is self._steps[-1]
-        dated = any(questions[way.place].anew for way in ways)
-        answers = plan.lookup.answers(sorted(hits)) if hits and (dated or not last) else {}
+        since = {
+            questions[way.place].key: way.planned.fresh_after
+            for way in ways
+            if questions[way.place].anew
+        }
+        wanted = hits and (since or not last)
+        answers = plan.lookup.answers(sorted(hits), since) if wanted else {}
         for way in ways:
             question = questions[way.place]
             stored = answers.get(question.key)
-            hit = question.key in hits
-            if question.anew and stored is not None:
-                hit = stored.created_at >= way.planned.fresh_after
+            hit = question.key in hits and (stored is not None or not question.anew)
             way.questions[step.name] = None if hit else question
             if last:
                 continue

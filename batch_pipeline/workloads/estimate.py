@@ -70,7 +70,7 @@ class PlannedRow:
     fresh_after: float = 0.0
 
 
-def no_answers(keys: Sequence[str]) -> Mapping[str, StoredResult]:
+def no_answers(keys: Sequence[str], fresh_after: Mapping[str, float]) -> Mapping[str, StoredResult]:
     """Nothing is stored."""
     return {}
 
@@ -83,13 +83,14 @@ class Lookup:
         cached: of these cache keys, those answered by a model of the route.
         answered_otherwise: of these cache keys, those that any model has answered.
         asked_before: of these item ids, those that succeeded in any batch of the workload.
-        answers: of these cache keys, the answers that `cached` found.
+        answers: of these cache keys, the answers of the route's models; of keys with a time, those
+            given since.
     """
 
     cached: Callable[[Sequence[str]], Collection[str]]
     answered_otherwise: Callable[[Sequence[str]], Collection[str]]
     asked_before: Callable[[Sequence[str]], Collection[str]]
-    answers: Callable[[Sequence[str]], Mapping[str, StoredResult]] = no_answers
+    answers: Callable[[Sequence[str], Mapping[str, float]], Mapping[str, StoredResult]] = no_answers
 
 
 @dataclass(frozen=True, slots=True)

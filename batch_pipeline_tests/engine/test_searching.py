@@ -280,3 +280,49 @@ def test_a_killed_search_is_asked_again_and_nothing_else(
     in_flight = sum(known.values()) - settled
     assert in_flight, "the kill met no call in flight: the test proves nothing"
     assert calls(simulator) <= settled + in_flight
+
+
+@asynccontextmanager
+async def searching_alone(tools: Tools) -> AsyncIterator[LocalWork]:
+    """Each row asks a query of its own."""
+
+    async def work(row: Row, place: Place) -> Done:
+        answer = await tools.search("ahrefs", SearchQuery(row["Topic"], "se"), place)
+        return Done({"found": answer.results[0]["title"]})
+
+    yield work
+
+
+def test_rows_are_not_searched_for_long_before_a_model_is_asked(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.configure(latency={"base_s": 0.02, "per_output_token_s": 0.001, "jitter_s": 0.0})
+    bench = Bench(tmp_path, simulator, workers=2)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(60)))
+    job = searched(bench, bench.job(batch))
+    look = LocalStep("look", searching_alone, searches={"ahrefs": 1})
+    job = replace(job, steps=(look, STEPS[1]))
+    assert finish(bench.start(job), job).outcomes == {"succeeded": 60}
+    ahead, most = 0, 0
+    for entry in sorted(simulator.journal(), key=lambda one: float(one["t"])):
+        ahead += 1 if entry["provider"] == "ahrefs" else -1
+        most = max(most, ahead)
+    # two that are asked, two that wait, and those on the way between both
+    assert most <= 12
+
+
+def test_rows_stay_pending_where_the_provider_refuses_every_search(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.configure(faults=[{"kind": "status", "status": 401, "provider": "ahrefs"}])
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(20)))
+    job = searched(bench, bench.job(batch))
+    job = replace(job, steps=(LocalStep("look", searching_alone), STEPS[1]))
+    ran = finish(bench.start(job), job)
+    assert ran.outcomes == {"pending": 20}
+    assert ran.done.status == "stopped"
+    assert "ahrefs refuses every call" in ran.done.message and "keys check" in ran.done.message
+    simulator.configure()
+    again = replace(job, run_id="mended")
+    assert finish(bench.start(again), again).outcomes == {"succeeded": 20}

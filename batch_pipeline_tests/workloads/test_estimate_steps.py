@@ -148,7 +148,11 @@ def _plan(step: Step, stored: Mapping[str, Any] | None = None, **changes: Any) -
             lambda keys: answers.keys() & set(keys),
             lambda keys: answers.keys() & set(keys),
             lambda asked: {one for one in asked if one.startswith("old")},
-            lambda keys: {key: StoredResult(key, _GOOGLE, answers[key], "", 1.0) for key in keys},
+            lambda keys, since: {
+                key: StoredResult(key, _GOOGLE, answers[key], "", 1.0)
+                for key in keys
+                if since.get(key, 0.0) <= 1.0
+            },
         ),
         base_tokens=100,
         **{**values, **changes},

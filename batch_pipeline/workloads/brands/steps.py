@@ -16,7 +16,6 @@ from typing import Any
 
 import orjson
 
-from batch_pipeline.engine.searching import SearchUnavailableError
 from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Row, Step
 from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.batches import stream_items
@@ -165,18 +164,9 @@ class BrandSteps:
         """Search the web for the brand."""
         queries = queries_of(row, self._options)
         notes: list[str] = []
-        try:
-            answers = await asyncio.gather(
-                *(_ask(tools, name, query, place, notes) for name, query in queries.items())
-            )
-        except SearchUnavailableError as error:
-            return Done(
-                {},
-                Outcome.FAILED,
-                "search",
-                f"No research: {error}. Mend that, then run `batch-pipeline retry "
-                f"{place.batch_id}`; `--option research=false` does without.",
-            )
+        answers = await asyncio.gather(
+            *(_ask(tools, name, query, place, notes) for name, query in queries.items())
+        )
         found = [answer for answer in answers if answer is not None]
         document = CollectionDocument(pages=pages_of(found), notes=notes)
         if not found:

@@ -15,7 +15,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from batch_pipeline.engine.searching import SearchUnavailableError
 from batch_pipeline.engine.step import (
     CITATIONS,
     AnyStep,
@@ -338,13 +337,6 @@ class FlashcardSteps:
         )
         try:
             answer = await tools.search(EXA, query, place)
-        except SearchUnavailableError as error:
-            return _ended(
-                NO_RESEARCH,
-                f"Exa cannot be asked: {error}. Set EXA_API_KEY or look at its account, or use "
-                "--mode web; then",
-                place,
-            )
         except ProviderError as error:
             return _ended(NO_RESEARCH, f"Exa gave no answer: {error.message}.", place)
         findings = [

@@ -74,6 +74,8 @@ _MAX_TOPIC_BYTES = 4 << 20
 _MAX_PATH_CHARS = 1_000
 _MAX_PART_BYTES = 240
 _NUMBER = re.compile(r"^\d+[_-]")
+# A folder of such a name could stand where a file of another topic belongs.
+_LIKE_OUR_FILES = re.compile(r"\.(json|xml|yaml)$", re.IGNORECASE)
 # What some file system refuses in a name.
 _BAD_IN_PART = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
 
@@ -459,6 +461,7 @@ def _path(given: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     if not parts or parts[-1] != TOPIC_FILE:
         parts.append(TOPIC_FILE)
     bad = [part for part in parts if part == ".." or _BAD_IN_PART.search(part)]
+    bad += [part for part in parts[:-1] if _LIKE_OUR_FILES.search(part)]
     if bad:
         raise _CellError(
             f"has the path '{_shown(text)}', in which '{_shown(bad[0])}' cannot name a folder. "

@@ -243,16 +243,16 @@ def test_one_search_without_an_answer_is_a_note(simulator: Simulator, tmp_path: 
     assert (gaps.name, gaps.rows, gaps.of) == ("Research with gaps", 1, 1)
 
 
-def test_a_plan_that_is_used_up_is_said_once_and_costs_nothing(
+def test_a_plan_that_is_used_up_stops_the_run_with_its_rows_pending(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.configure(faults=[{"kind": "status", "status": 432, "provider": "tavily"}])
     bench = bench_in(tmp_path, simulator)
     batch = bench.ingest(write(tmp_path / "rows.csv", brands(60)))
     ran = bench.run(batch)
-    assert ran.outcomes == {"failed": 60}
+    assert ran.outcomes == {"pending": 60}
     assert calls(bench)["tavily"] <= 12 * SEARCHES, "only those that were on the wire"
-    assert "tavily refuses every call" in (bench.items(batch)[-1].error or "")
+    assert ran.done.status == "stopped" and "tavily refuses every call" in ran.done.message
     simulator.configure()
     assert bench.run(batch, "mended", limit=1).outcomes == {"succeeded": 1, "pending": 59}
 

@@ -202,20 +202,20 @@ def test_a_topic_without_sources_is_not_completed(
         assert calls(one) == {"research": 1}, "nobody votes on nothing"
 
 
-def test_exa_that_finds_nothing_or_refuses_fails_the_topic_with_its_reason(
+def test_exa_that_refuses_leaves_the_topic_pending_and_one_that_finds_nothing_fails_it(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     one = bench(tmp_path, simulator, mode="exa", num_flashcards=3)
     batch = one.ingest(write_topics(tmp_path / "topics.jsonl", [topic("Passkeys")]))
     simulator.configure(faults=[{"kind": "status", "status": 401, "provider": "exa"}], slips=0.0)
-    assert one.run(batch).outcomes == {"failed": 1}
-    (item,) = one.items(batch)
-    assert item.error_kind == "research"
-    assert "Exa cannot be asked" in (item.error or "") and "EXA_API_KEY" in (item.error or "")
+    ran = one.run(batch)
+    assert ran.outcomes == {"pending": 1}
+    assert ran.done.status == "stopped" and "exa refuses every call" in ran.done.message
     assert not calls(one)["cards"], "nothing is written without research"
     simulator.configure(faults=[{"kind": "no_findings", "provider": "exa"}], slips=0.0)
     assert one.run(batch, "second").outcomes == {"failed": 1}
     (item,) = one.items(batch)
+    assert item.error_kind == "research"
     assert "Exa found nothing for 'Passkeys (Identity, Cybersecurity)'" in (item.error or "")
 
 

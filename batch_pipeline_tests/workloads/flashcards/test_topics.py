@@ -115,6 +115,7 @@ def test_options_that_leave_nothing_are_refused(options: dict[str, Any], said: s
         ({**ONE, "topic_title": " "}, "row 2 (line 2) has no topic_title. Name the topic."),
         ({"topic_title": "Salting"}, "row 2 (line 2) has no category."),
         ({**ONE, "topic_path": "../../etc/topic.json"}, "'..' cannot name a folder"),
+        ({**ONE, "topic_path": "a/Batch.json/topic.json"}, "'Batch.json' cannot name a folder"),
         ({**ONE, "topic_path": "/etc/topic.json"}, "Write it relative"),
         ({**ONE, "topic_path": "a\\b"}, "Write it relative"),
         ({**ONE, "topic_path": "a/b:c/topic.json"}, "Rename it"),
