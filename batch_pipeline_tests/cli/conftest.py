@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.cli.main import main
+from batch_pipeline_tests.forked import Forked, command
 from batch_pipeline_tests.simulator.running import INSTANT, Running, running
 
 SCRIPT = Path(sys.executable).with_name("batch-pipeline")
@@ -75,7 +76,19 @@ class Cli:
         }
 
     def __call__(self, *words: str) -> Ended:
-        """Run a command to its end."""
+        """Run a command to its end, in a process that has imported what the script imports."""
+        process = Forked(
+            command, str(SCRIPT), *words, environment=self.environment, folder=self.data
+        )
+        try:
+            out, err = process.communicate(timeout=90)
+        finally:
+            process.kill()
+        assert process.returncode is not None
+        return Ended(process.returncode, out, err)
+
+    def script(self, *words: str) -> Ended:
+        """Run a command to its end with the installed script itself."""
         done = subprocess.run(
             [str(SCRIPT), *words],
             env=self.environment,

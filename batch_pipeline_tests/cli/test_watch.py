@@ -22,6 +22,7 @@ from batch_pipeline.ledger.watching import EndedRow, WatchedBatch
 from batch_pipeline_tests import engine_process
 from batch_pipeline_tests.cli.conftest import SCRIPT, Cli, topics, write_topics
 from batch_pipeline_tests.cli.test_reads import heavy_imports
+from batch_pipeline_tests.forked import Forked
 from batch_pipeline_tests.simulated import Bench, Simulator
 from batch_pipeline_tests.simulator.running import INSTANT
 from batch_pipeline_tests.workloads.articles.ended import Books
@@ -67,20 +68,23 @@ def seen(make_cli: Callable[[], Cli]) -> Iterator[Seen]:
     bench.ingest(write_topics(cli.data / "topics.csv", topics(_ROWS, "watched")), "topics")
     slow = {"base_s": 0.4, "per_output_token_s": 0, "jitter_s": 0}
     cli.simulator.configure(latency=slow)
-    started = [start_watch(cli, "topics", "--interval", "0.2", "--json")]
+    first = start_watch(cli, "topics", "--interval", "0.2", "--json")
+    started: list[subprocess.Popen[str] | Forked] = [first]
     try:
-        assert started[0].stdout is not None
-        looks = [json.loads(started[0].stdout.readline())]
-        started.append(engine_process.start(bench, "topics", "run-1", check_keys=False))
+        assert first.stdout is not None
+        looks = [json.loads(first.stdout.readline())]
+        run = engine_process.start(bench, "topics", "run-1", check_keys=False)
+        started.append(run)
         while not looks[-1]["at_work"]:
-            looks.append(json.loads(started[0].stdout.readline()))
-        started.append(start_watch(cli, "--until-done", "--interval", "0.2", "--json"))
+            looks.append(json.loads(first.stdout.readline()))
+        second = start_watch(cli, "--until-done", "--interval", "0.2", "--json")
+        started.append(second)
         while looks[-1]["at_work"]:
-            looks.append(json.loads(started[0].stdout.readline()))
-        started[0].send_signal(signal.SIGINT)
-        engine_process.outcome(started[1])
-        out, _ = started[2].communicate(timeout=60)
-        yield Seen(cli, looks, started[0].wait(30), json.loads(out.splitlines()[-1]))
+            looks.append(json.loads(first.stdout.readline()))
+        first.send_signal(signal.SIGINT)
+        engine_process.outcome(run)
+        out, _ = second.communicate(timeout=60)
+        yield Seen(cli, looks, first.wait(30), json.loads(out.splitlines()[-1]))
     finally:
         cli.simulator.configure(latency=INSTANT)
         for process in started:

@@ -80,7 +80,7 @@ def test_trouble_with_the_sheet_ends_as_a_warning_and_the_next_run_writes_what_i
     result = run()
     assert (result.status, result.outcomes["succeeded"]) == ("done", 6)
     (warning,) = [text for text in result.warnings if "sheets:" in text]
-    assert "as editor" in warning and "next run or report" in warning
+    assert "as editor" in warning and "the next run of the batch" in warning
     book.load(HEADER, *names(6))
     asked = here.count_sent()
     assert not [text for text in run(source=None, batch_id=result.batch_id).warnings if ":" in text

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -29,6 +28,7 @@ from batch_pipeline_tests.engine.test_crash import keys_settled
 from batch_pipeline_tests.engine.test_faults import topics
 from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.engine_process import outcome, start
+from batch_pipeline_tests.forked import Forked
 from batch_pipeline_tests.simulated import Bench, Simulator
 
 PROCESSES = 3
@@ -46,7 +46,7 @@ class Crowd:
         self.generations = [0] * PROCESSES
         self.running = [self.launch(place) for place in range(PROCESSES)]
 
-    def launch(self, place: int) -> subprocess.Popen[str]:
+    def launch(self, place: int) -> Forked:
         return start(
             self.bench, self.batch.batch_id, self.run_id(place), self.parts[place], chunk_wait_s=60
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.engine.breaker import BreakerRules
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.simulated import Bench, Simulator
@@ -195,7 +196,7 @@ def test_rows_are_failed_by_an_outage_only_after_two_rounds_and_a_retry_mends_th
     simulator.configure(faults=[{"kind": "status", "status": 503, "share": 1.0}])
     bench = Bench(tmp_path, simulator)
     batch = bench.ingest(write_rows(tmp_path / "down.csv", topics(40)))
-    ran = bench.run(batch, transient_tries=2)
+    ran = bench.run(batch, transient_tries=2, breaker=BreakerRules(cooldown_s=0.2))
     assert ran.outcomes == {"failed": 40}
     assert len(simulator.journal()) == 2 * 2 * 2
     assert "did not answer" in (bench.items(batch)[0].error or "")
