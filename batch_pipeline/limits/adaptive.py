@@ -58,6 +58,10 @@ _ASSUMED_LATENCY_S = 1.0
 _LATENCIES = 64
 _LATENCIES_PER_LOOK = 16
 _HOLD_S = 1.0
+_NAMED = 4.0
+"""In a storm, a rate below a call in so many of the waits that the provider names falls no more."""
+_STORM = 3
+"""More refusals in a row than this, with nothing accepted in between, are one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +216,7 @@ class Pacer:
             if self._weight > _STEEP:
                 # Together the lowest rate was driven, not this one.
                 before = min(before, 1.0 / self._gap_s)
-            rate, reason = self._measure(before, here)
+            rate, reason = self._measure(before, here, retry_after_s)
             # Who names a wait keeps count.
             if retry_after_s is None and self._falls_in_vain(before, rate, accepted):
                 rate, reason = (
@@ -300,7 +304,9 @@ class Pacer:
             f"first 429: {accepted:.0f} calls were accepted in the last {now - since.at:.2f} s"
         )
 
-    def _measure(self, before: float, here: _Mark) -> tuple[float, str]:
+    def _measure(
+        self, before: float, here: _Mark, retry_after_s: float | None
+    ) -> tuple[float, str]:
         """The rate between two refusals, over as many calls as tell about the present."""
         if here.taken - self._last.taken < 0.5:
             self._in_vain += 1
@@ -308,7 +314,11 @@ class Pacer:
             self._older = self._newer = here
             alone = self._weight < _STEEP
             fall = _COLLAPSE if self._in_vain > 1 and alone else _DOUBT
-            return before * fall, "429 again, nothing accepted in between"
+            rate = before * fall
+            if retry_after_s and self._in_vain > _STORM:
+                # A dozen such falls would stand for hours after a storm that lasted seconds.
+                rate = max(rate, min(before, 1.0 / (_NAMED * retry_after_s)))
+            return rate, "429 again, nothing accepted in between"
         self._in_vain = 0
         accepted, seconds = _between(self._last, here)
         if before > _STEEP * self._base and before * seconds > _STEEP * accepted:

@@ -224,3 +224,14 @@ def test_an_outage_stops_growth_for_a_while_and_shrinks_nothing() -> None:
     concurrency.sent(3.0, 1)
     concurrency.accepted(3.1, 3.0)
     assert concurrency.limit == 2
+
+
+def test_a_storm_of_short_waits_does_not_slow_a_key_for_hours() -> None:
+    pacer, now = Pacer(), 100.0
+    pacer.sent(now)
+    for _ in range(40):
+        now += 0.3
+        pacer.sent(now)
+        pacer.refused(now + 0.01, now, 0.2)
+        pacer.paused(now + 0.01, now + 0.21)
+    assert pacer.rate is not None and pacer.rate > 0.1, "a call in ten seconds, not in years"
