@@ -158,7 +158,7 @@ def checked_rows(
         spec: the caller's wishes.
         warnings: receives sentences about empty and repeated ids.
     """
-    notes = _Notes(warnings)
+    notes = Notes(warnings)
     with _SeenIds() as seen:
         for row in rows:
             if row.problem:
@@ -290,19 +290,25 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-class _Notes:
-    """Warnings, cut off after the first few of a kind: a bad file must not fill the memory."""
+class Notes:
+    """Warnings, cut off after the first few of a kind: a bad file must not fill the memory.
+
+    Args:
+        warnings: receives the sentences.
+    """
 
     def __init__(self, warnings: list[str]) -> None:
         self._warnings = warnings
         self._counts: dict[str, int] = {}
 
     def add(self, kind: str, sentence: str) -> None:
+        """Note a `sentence`; `kind` names many of them, in the plural."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         if self._counts[kind] <= _SHOWN_WARNINGS:
             self._warnings.append(sentence)
 
     def finish(self) -> None:
+        """Say how many of each kind were cut off."""
         for kind, count in self._counts.items():
             if count > _SHOWN_WARNINGS:
                 self._warnings.append(f"and {count - _SHOWN_WARNINGS:,} more {kind}.")

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.pages import Page
-from batch_pipeline.sources.table import InputRow, InputTable, TableSpec, checked_rows, table_name
+from batch_pipeline.sources.table import (
+    InputRow,
+    InputTable,
+    Notes,
+    TableSpec,
+    checked_rows,
+    table_name,
+)
 from batch_pipeline.sources.text import TextFile, inspect_text
 
 COLUMNS = ("id", "url", "title", "contents")
@@ -26,7 +33,6 @@ Progress = Callable[[int, int], None]
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 _WEB = re.compile(r"https?://[^\s/?#]+[^\s]*", re.IGNORECASE)
 _LOGIN = re.compile(r"//[^/?#]*@")
-_SHOWN_WARNINGS = 20
 _SHOWN_CHARS = 200
 
 
@@ -73,23 +79,21 @@ def open_urls(
 def _lines(file: TextFile, warnings: list[str]) -> Iterator[tuple[int, str]]:
     """Line numbers and what is written there, each text once."""
     seen: dict[str, int] = {}
-    doubles = 0
+    notes = Notes(warnings)
     with file.open() as stream:
         for number, line in enumerate(stream, start=1):
             text = _COMMENT.sub("", line).strip("\ufeff \t\r\n")
             if not text:
                 continue
             if (first := seen.setdefault(text, number)) != number:
-                doubles += 1
-                if doubles <= _SHOWN_WARNINGS:
-                    warnings.append(
-                        f"line {number} repeats the URL of line {first}, which is kept once: "
-                        f"{text[:_SHOWN_CHARS]}"
-                    )
+                notes.add(
+                    "repeated URLs",
+                    f"line {number} repeats the URL of line {first}, which is kept once: "
+                    f"{text[:_SHOWN_CHARS]}",
+                )
                 continue
             yield number, text
-    if doubles > _SHOWN_WARNINGS:
-        warnings.append(f"and {doubles - _SHOWN_WARNINGS:,} more repeated URLs.")
+    notes.finish()
 
 
 def _rows(file: TextFile, fetch_pages: FetchPages, warnings: list[str]) -> Iterator[InputRow]:

@@ -107,15 +107,21 @@ class Place:
             log=log,
         )
         try:
-            until(lambda: process.printed.rstrip().endswith("}") or process.poll() is not None)
+            # A server that refuses to start prints an object too: it is waited for until it ends.
+            until(lambda: "url" in _object(process.printed) or process.poll() is not None)
             assert process.poll() is None, log.read_text()
-            url = json.loads(process.printed)["url"]
+            url = _object(process.printed)["url"]
             with httpx.Client(base_url=url, timeout=60) as client:
                 yield Server(url, self.data, process, client, log)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 process.wait(90)
+
+
+def _object(printed: str) -> dict[str, Any]:
+    """The JSON object that was printed, empty while it is not all there."""
+    return dict(json.loads(printed)) if printed.rstrip().endswith("}") else {}
 
 
 def articles(word: str, count: int) -> list[dict[str, str]]:

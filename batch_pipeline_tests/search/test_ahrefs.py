@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,10 +10,10 @@ import httpx
 import pytest
 
 from batch_pipeline.providers.base import ErrorKind, ProviderError, WireReply
-from batch_pipeline.providers.transport import Transport
 from batch_pipeline.search.base import SearchAnswer, SearchQuery
 from batch_pipeline.search.intents import intents_of_results
-from batch_pipeline.search.registry import SEARCH_PROVIDERS, resolve_search_access
+from batch_pipeline.search.registry import SEARCH_PROVIDERS
+from batch_pipeline_tests.search.asking import ask
 from batch_pipeline_tests.simulated import Simulator
 
 SERP, KEYWORDS = SEARCH_PROVIDERS["ahrefs"].codec, SEARCH_PROVIDERS["ahrefs-keywords"].codec
@@ -29,21 +27,9 @@ def _ask(
     country: str = "se",
     limit: int = 10,
     provider: str = "ahrefs",
-    environ: Mapping[str, str] | None = None,
-    timeout_s: float = 10,
+    **how: Any,
 ) -> SearchAnswer:
-    access = resolve_search_access(provider, environ or {}, simulator.url)
-    assert access is not None
-    codec = access.provider.codec
-
-    async def go() -> SearchAnswer:
-        async with Transport() as transport:
-            query = SearchQuery(text, country, limit)
-            call = codec.build(query, key=access.key, base_url=access.base_url)
-            reply = await transport.send(call, timeout_s=timeout_s, request_id="attempt-1")
-            return codec.read(reply)
-
-    return asyncio.run(go())
+    return ask(simulator, provider, SearchQuery(text, country, limit), **how)
 
 
 def _failure(simulator: Simulator, text: str = "skor", **how: Any) -> ProviderError:

@@ -20,7 +20,7 @@ from batch_pipeline.engine.step import Row
 from batch_pipeline.errors import UsageError
 from batch_pipeline.providers.registry import PROVIDERS, find_provider, parse_route
 from batch_pipeline.sources.files import open_table
-from batch_pipeline.sources.table import InputRow, InputTable
+from batch_pipeline.sources.table import InputRow, InputTable, Notes
 from batch_pipeline.workloads.articles.package import Strategy
 
 PUBLISHER, TARGET, ANCHOR = "publisher", "target", "anchor"
@@ -37,7 +37,6 @@ MAX_ANCHOR_CHARS = 200
 MAX_URL_CHARS = 2_000
 
 _SHOWN_CHARS = 80
-_SHOWN_WARNINGS = 20
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)+(?!\d+$){_LABEL}")
@@ -154,19 +153,19 @@ class _CellError(Exception):
 
 
 def _jobs(rows: Iterator[InputRow], warnings: list[str]) -> Iterator[InputRow]:
-    kingdoms = 0
+    notes = Notes(warnings)
     for row in rows:
         values, problems = _normalised(row.values)
         if not problems and _text(row.values.get(COUNTRY)).casefold() == "uk":
-            kingdoms += 1
-            if kingdoms <= _SHOWN_WARNINGS:
-                warnings.append(f"{row.place}: the country 'uk' is read as 'gb', its ISO code.")
+            notes.add(
+                "rows with 'uk' for 'gb'",
+                f"{row.place}: the country 'uk' is read as 'gb', its ISO code.",
+            )
         problem = row.problem
         if problems and not problem:
             problem = f"{row.place}: {' '.join(problems)}"
         yield replace(row, values=values, problem=problem)
-    if kingdoms > _SHOWN_WARNINGS:
-        warnings.append(f"In {kingdoms - _SHOWN_WARNINGS:,} more rows 'uk' is read as 'gb'.")
+    notes.finish()
 
 
 def _normalised(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

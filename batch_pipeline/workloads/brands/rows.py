@@ -21,7 +21,7 @@ import httpx
 from batch_pipeline.errors import UsageError
 from batch_pipeline.sources.excel import SUFFIX, open_excel
 from batch_pipeline.sources.files import open_table
-from batch_pipeline.sources.table import InputRow, InputTable
+from batch_pipeline.sources.table import InputRow, InputTable, Notes
 from batch_pipeline.workloads.brands.text import comparable, line
 
 BRAND, WEBSITE, PARENT = "brand_name", "website", "parent_company"
@@ -39,7 +39,6 @@ _HEADERS: Mapping[str, Sequence[str]] = {
     OUTPUT: ("output path", "output", "outputs", "output paths", "output folder", "خروجی"),
 }
 _SHOWN_CHARS = 80
-_SHOWN_WARNINGS = 20
 
 OpenSource = Callable[[str, Mapping[str, Any]], InputTable]
 """Opens a table of any kind by what the user named; `options` as of `open_brands`."""
@@ -154,7 +153,7 @@ def brand_key(values: Mapping[str, Any]) -> str:
 def _brands(
     rows: Iterator[InputRow], columns: BrandColumns, warnings: list[str]
 ) -> Iterator[InputRow]:
-    notes = _Notes(warnings)
+    notes = Notes(warnings)
     # brand -> where it was first, and as what
     seen: dict[str, tuple[InputRow, str]] = {}
     for row in rows:
@@ -233,21 +232,3 @@ def _problem(row: InputRow, cells: Mapping[str, str]) -> str:
 
 def _is_address(text: str) -> bool:
     return text.strip().casefold().startswith(("http://", "https://"))
-
-
-class _Notes:
-    """Warnings, cut off after the first few of a kind."""
-
-    def __init__(self, warnings: list[str]) -> None:
-        self._warnings = warnings
-        self._counts: dict[str, int] = {}
-
-    def add(self, kind: str, sentence: str) -> None:
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        if self._counts[kind] <= _SHOWN_WARNINGS:
-            self._warnings.append(sentence)
-
-    def finish(self) -> None:
-        for kind, count in self._counts.items():
-            if count > _SHOWN_WARNINGS:
-                self._warnings.append(f"and {count - _SHOWN_WARNINGS:,} more {kind}.")

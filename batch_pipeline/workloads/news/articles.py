@@ -14,7 +14,7 @@ from typing import Any
 from batch_pipeline.engine.step import Row
 from batch_pipeline.errors import UsageError
 from batch_pipeline.sources.files import open_table
-from batch_pipeline.sources.table import InputRow, InputTable
+from batch_pipeline.sources.table import InputRow, InputTable, Notes
 from batch_pipeline.workloads.news.sentences import shorten
 
 ID, TITLE, CONTENTS, URL = "id", "title", "contents", "url"
@@ -32,8 +32,6 @@ MAX_ARTICLE_TOKENS = 8_000
 
 The origin cut at 12,000 characters, wherever that was.
 """
-
-_SHOWN_WARNINGS = 20
 
 
 def open_articles(path: Path, options: Mapping[str, Any]) -> InputTable:
@@ -130,7 +128,7 @@ def _renamed(table: InputTable) -> dict[str, str]:
 def _articles(
     rows: Iterator[InputRow], renamed: Mapping[str, str], warnings: list[str]
 ) -> Iterator[InputRow]:
-    shortened = 0
+    notes = Notes(warnings)
     for row in rows:
         values = {renamed.get(name, name): value for name, value in row.values.items()}
         problem = row.problem or _problem(row, values)
@@ -141,22 +139,16 @@ def _articles(
         contents = text_of(values, CONTENTS)
         part = shorten(contents, MAX_ARTICLE_TOKENS)
         if len(part) < len(contents):
-            shortened += 1
-            if shortened <= _SHOWN_WARNINGS:
-                warnings.append(
-                    f"{row.place}: the article has {len(contents):,} characters; the model reads "
-                    f"the first {len(part):,}, whole sentences of about {MAX_ARTICLE_TOKENS:,} "
-                    "tokens."
-                )
+            notes.add(
+                f"articles of which the first {MAX_ARTICLE_TOKENS:,} tokens or so are read",
+                f"{row.place}: the article has {len(contents):,} characters; the model reads "
+                f"the first {len(part):,}, whole sentences of about {MAX_ARTICLE_TOKENS:,} tokens.",
+            )
         yield replace(
             row,
             values={**values, CONTENTS: contents, TOTAL: len(contents), EXTRACTED: len(part)},
         )
-    if shortened > _SHOWN_WARNINGS:
-        more = shortened - _SHOWN_WARNINGS
-        warnings.append(
-            f"{more:,} more articles are read up to about {MAX_ARTICLE_TOKENS:,} tokens."
-        )
+    notes.finish()
 
 
 def _problem(row: InputRow, values: Mapping[str, Any]) -> str:

@@ -170,7 +170,7 @@ def test_warnings_of_many_long_articles_are_bounded(tmp_path: Path) -> None:
     table = opened(write_json(tmp_path / "a.json", rows))
     assert len(list(table.rows)) == 25
     assert len(table.warnings) == 21
-    assert table.warnings[-1].startswith("5 more articles")
+    assert table.warnings[-1].startswith("and 5 more articles")
 
 
 def test_the_samples_are_what_their_readme_says() -> None:
