@@ -141,6 +141,7 @@ class Finisher:
             error_kind=None if good else done.kind,
             error=None if good else f"Row {item.number} ({item.item_id}): {done.message}",
             ask_anew=done.ask_anew and not good,
+            kept_steps={step: item.fresh_at(step) for step in done.keep},
         )
         self._finish([(state, item, outcome)])
 

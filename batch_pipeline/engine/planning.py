@@ -349,7 +349,7 @@ class Planner:
                 document = kept.get(item.ordinal, {}).get(name)
                 if document is None or document.outcome is not Outcome.SUCCEEDED:
                     continue
-                if document.editor or document.made_at >= item.fresh_after:
+                if document.editor or document.made_at >= item.fresh_at(name):
                     state.outputs.setdefault(item.ordinal, {})[name] = document.content
                     found[item.ordinal] = step
         return found
@@ -420,7 +420,7 @@ class Planner:
             known = found.get((key, route))
             if known is not None:
                 known.rows.append((state, item))
-                known.fresh_after = max(known.fresh_after, item.fresh_after)
+                known.fresh_after = max(known.fresh_after, item.fresh_at(step.name))
                 continue
             found[key, route] = Member(
                 step=step,
@@ -429,7 +429,7 @@ class Planner:
                 tokens=estimate_item_tokens(content),
                 rows=[(state, item)],
                 route=route,
-                fresh_after=item.fresh_after,
+                fresh_after=item.fresh_at(step.name),
             )
         return list(found.values()), spoiled
 

@@ -158,6 +158,7 @@ class Done:
         message: for a row that ends: why, and the next step, in plain words.
         ask_anew: for a row that ends as FAILED or BLOCKED: the models' answers and the documents
             that led here are not used again when it is retried; what searches have found is.
+        keep: with `ask_anew`: steps whose answers and documents are used again all the same.
     """
 
     output: dict[str, Any] = field(default_factory=dict)
@@ -165,6 +166,7 @@ class Done:
     kind: str = ""
     message: str = ""
     ask_anew: bool = False
+    keep: Sequence[str] = ()
 
 
 LocalWork = Callable[[Row, Place], Awaitable[Done]]
@@ -183,8 +185,8 @@ class LocalStep:
             it opens is closed when the run ends.
         applies: as of Step.
         checkpoint: a row whose document of this step is there goes on behind it: later steps need
-            nothing from before it. Not where the document is older than the row's `fresh_after`,
-            unless a person edited it.
+            nothing from before it. Not where the document is older than the row's `fresh_after`
+            and the step is not kept, unless a person edited it.
         at_once: rows that are at work at the same time.
         searches: search calls of a usual row by provider, for estimates. A step that has any waits
             for the models to want more rows.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
@@ -114,6 +114,11 @@ class Item:
     fresh_after: float
     attempt_id: str | None
     lane_tries: int = 0
+    kept_steps: Mapping[str, float] = field(default_factory=dict)
+
+    def fresh_at(self, step: str) -> float:
+        """From when on answers and documents of a step count for the row, UTC seconds; 0: all."""
+        return self.kept_steps.get(step, self.fresh_after)
 
 
 def chunk_key(batch_id: str, position: int) -> str:
@@ -368,7 +373,7 @@ def find_chunks(connection: sa.Connection, realm: str, keys: Sequence[str]) -> l
     return [Chunk(**row) for row in connection.execute(statement).mappings()]
 
 
-_ITEM_COLUMNS = [items.c[name] for name in Item.__slots__]
+ITEM_COLUMNS = [items.c[name] for name in Item.__slots__]
 
 
 def read_items(
@@ -376,7 +381,7 @@ def read_items(
 ) -> list[Item]:
     """Items `first` to `first + count - 1` of a batch, in order."""
     statement = (
-        sa.select(*_ITEM_COLUMNS)
+        sa.select(*ITEM_COLUMNS)
         .where(
             items.c.realm == realm,
             items.c.batch_id == batch_id,
@@ -385,7 +390,7 @@ def read_items(
         )
         .order_by(items.c.ordinal)
     )
-    return [_item(row) for row in connection.execute(statement)]
+    return [item_of(row) for row in connection.execute(statement)]
 
 
 def stream_items(ledger: Ledger, batch_id: str, *, page: int = 1_000) -> Iterator[Item]:
@@ -403,7 +408,7 @@ def stream_items(ledger: Ledger, batch_id: str, *, page: int = 1_000) -> Iterato
 def find_items(connection: sa.Connection, realm: str, item_id: str) -> list[tuple[str, Item]]:
     """Items with that id, in any batch of `realm`, newest batch first: (batch id, item)."""
     statement = (
-        sa.select(items.c.batch_id, *_ITEM_COLUMNS)
+        sa.select(items.c.batch_id, *ITEM_COLUMNS)
         .join(
             batches,
             sa.and_(batches.c.realm == items.c.realm, batches.c.batch_id == items.c.batch_id),
@@ -411,13 +416,15 @@ def find_items(connection: sa.Connection, realm: str, item_id: str) -> list[tupl
         .where(items.c.realm == realm, items.c.item_id == item_id)
         .order_by(batches.c.created_at.desc())
     )
-    return [(row[0], _item(row[1:])) for row in connection.execute(statement)]
+    return [(row[0], item_of(row[1:])) for row in connection.execute(statement)]
 
 
-def _item(row: Sequence[Any]) -> Item:
+def item_of(row: Sequence[Any]) -> Item:
+    """The item of what was selected by ITEM_COLUMNS."""
     values = dict(zip(Item.__slots__, row, strict=True))
     values["row"] = orjson.loads(values["row"])
     values["outcome"] = Outcome(values["outcome"])
+    values["kept_steps"] = orjson.loads(values["kept_steps"])
     return Item(**values)
 
 
@@ -551,6 +558,7 @@ def ask_anew(
             error_kind=None,
             settled_at=None,
             fresh_after=now,
+            kept_steps="{}",
             lane_tries=0,
         )
     )
@@ -655,7 +663,8 @@ UNLEASE_CHUNK: Operation[None] = Operation("unlease chunk", 61, _unlease_chunks)
 class ItemOutcome:
     """What an item came to; all fields but `ask_anew` are columns of `items`.
 
-    `ask_anew`: answers and documents from before are of no use to it when it is asked again.
+    `ask_anew`: answers and documents from before are of no use to it when it is asked again, but
+    for those of `kept_steps`, which count from the moments that it gives.
     """
 
     ordinal: int
@@ -668,6 +677,7 @@ class ItemOutcome:
     error: str | None = None
     cost_nano: int = 0
     ask_anew: bool = False
+    kept_steps: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -702,7 +712,11 @@ _FINISH = (
         lane_tries=0,
     )
 )
-_FORGET = items.update().where(_ITEM).values(fresh_after=sa.bindparam("b_now"))
+_FORGET = (
+    items.update()
+    .where(_ITEM)
+    .values(fresh_after=sa.bindparam("b_now"), kept_steps=sa.bindparam("b_kept"))
+)
 
 
 def finish_items(
@@ -748,6 +762,7 @@ def finish_items(
             "b_batch": request.batch_id,
             "b_ordinal": outcome.ordinal,
             "b_now": now,
+            "b_kept": orjson.dumps(dict(outcome.kept_steps)).decode(),
         }
         for request, mine in zip(requests, held, strict=True)
         if mine

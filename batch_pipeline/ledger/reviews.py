@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.ledger.batches import TRIAL, Item
+from batch_pipeline.ledger.batches import ITEM_COLUMNS, TRIAL, Item, item_of
 from batch_pipeline.ledger.documents import KeepDocument, keep_documents
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import (
@@ -29,8 +29,6 @@ from batch_pipeline.ledger.tables import (
     owners,
     reviews,
 )
-
-_ITEM_COLUMNS = [items.c[name] for name in Item.__slots__]
 
 
 class DecisionKind(StrEnum):
@@ -179,7 +177,7 @@ def _decide(
     if new.outcome is Outcome.PENDING:
         values |= {"settled_at": None, "cached": False, "lane_tries": 0}
     if new.afresh:
-        values["fresh_after"] = now
+        values |= {"fresh_after": now, "kept_steps": "{}"}
     connection.execute(items.update().where(mine).values(values))
     keep_documents(connection, now, new.documents)
     return decision
@@ -351,19 +349,16 @@ def waiting_rows(
         limit: rows at most.
     """
     statement = (
-        _waiting(sa.select(items.c.batch_id, items.c.settled_at, *_ITEM_COLUMNS),
+        _waiting(sa.select(items.c.batch_id, items.c.settled_at, *ITEM_COLUMNS),
                  realm, batch_id, workload)
         .order_by(items.c.settled_at, items.c.batch_id, items.c.ordinal)
         .offset(offset)
         .limit(limit)
     )  # fmt: skip
-    found = []
-    for of_batch, since, *values in connection.execute(statement):
-        by_name = dict(zip(Item.__slots__, values, strict=True))
-        by_name["row"] = orjson.loads(by_name["row"])
-        by_name["outcome"] = Outcome(by_name["outcome"])
-        found.append(WaitingRow(of_batch, float(since or 0.0), Item(**by_name)))
-    return found
+    return [
+        WaitingRow(of_batch, float(since or 0.0), item_of(values))
+        for of_batch, since, *values in connection.execute(statement)
+    ]
 
 
 def _waiting(

@@ -24,7 +24,7 @@ from batch_pipeline.settings import LEDGER_VARIABLE, Realm
 
 __all__ = ["SCHEMA_VERSION", "Ledger", "LedgerError", "execute_many", "upsert"]
 
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 
 SCHEMA = "batch_pipeline"
 """On PostgreSQL the tables lie in a schema of their own.

@@ -127,6 +127,8 @@ items = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("cost_nano", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("fresh_after", sa.Float, nullable=False, server_default=sa.text("0")),
+    # JSON: steps for which another moment holds, and that moment
+    sa.Column("kept_steps", sa.Text, nullable=False, server_default="{}"),
     sa.Column("settled_at", sa.Float),
     # asks in provider jobs that gave the row no answer, since it last ended
     sa.Column("lane_tries", sa.Integer, nullable=False, server_default=sa.text("0")),

@@ -293,10 +293,10 @@ def _documents(
     ledger: Ledger, batch: Batch, page: Sequence[Item], local: Sequence[str], force: bool
 ) -> dict[int, dict[str, Any]]:
     """The documents that a run would go by, by ordinal and step."""
-    fresh_after = {item.ordinal: item.fresh_after for item in page}
+    by_ordinal = {item.ordinal: item for item in page}
     with ledger.read() as connection:
         found = read_documents(
-            connection, ledger.realm, batch.batch_id, list(fresh_after), steps=local
+            connection, ledger.realm, batch.batch_id, list(by_ordinal), steps=local
         )
     return {
         ordinal: {
@@ -304,7 +304,7 @@ def _documents(
             for step, one in of_row.items()
             if one.outcome is Outcome.SUCCEEDED
             # What a person edited stays as it is.
-            and (one.editor or (one.made_at >= fresh_after[ordinal] and not force))
+            and (one.editor or (one.made_at >= by_ordinal[ordinal].fresh_at(step) and not force))
         }
         for ordinal, of_row in found.items()
     }

@@ -127,7 +127,7 @@ def _question(step: Step, keys: KeyMaker, planned: PlannedRow, values: Row) -> Q
         tokens,
         tokens,
         tokens,
-        planned.fresh_after > 0,
+        planned.fresh_at(step.name) > 0,
     )
 
 
@@ -222,7 +222,7 @@ class _Way:
             dict(self.planned.row) if step.shared_by is None else step.shared_by(self.planned.row)
         )
         mark = _mark(decides)
-        anew = self.planned.fresh_after > 0
+        anew = self.planned.fresh_at(step.name) > 0
         least = tokens * (1 - margin)
         return Question(self.planned.item_id, "", mark, {}, round(tokens), least, most, anew)
 
@@ -395,7 +395,7 @@ class _RouteCount:
         hits = frozenset[str]() if self._force or not keys else frozenset(plan.lookup.cached(keys))
         last = step is self._steps[-1]
         since = {
-            questions[way.place].key: way.planned.fresh_after
+            questions[way.place].key: way.planned.fresh_at(step.name)
             for way in ways
             if questions[way.place].anew
         }

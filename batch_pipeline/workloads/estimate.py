@@ -60,14 +60,14 @@ class PlannedRow:
         row: its values.
         standing: where it stands.
         documents: what local steps gave for it so far, by step, where a run would go by that.
-        fresh_after: answers from before that are no hits (UTC seconds).
+        fresh_at: by step, from when on answers are hits (UTC seconds); 0: all are.
     """
 
     item_id: str
     row: Mapping[str, Any]
     standing: Standing
     documents: Mapping[str, Any] = field(default_factory=dict)
-    fresh_after: float = 0.0
+    fresh_at: Callable[[str], float] = lambda step: 0.0
 
 
 def no_answers(keys: Sequence[str], fresh_after: Mapping[str, float]) -> Mapping[str, StoredResult]:
@@ -712,7 +712,7 @@ def planned_from_batch(
         elif item.outcome is Outcome.SUCCEEDED and not force:
             standing = Standing.DONE
         given = documents.get(item.ordinal, {}) if documents else {}
-        yield PlannedRow(item.item_id, item.row, standing, given, item.fresh_after)
+        yield PlannedRow(item.item_id, item.row, standing, given, item.fresh_at)
 
 
 def one_after_another(

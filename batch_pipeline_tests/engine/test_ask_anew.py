@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from batch_pipeline.engine.job import Job
 from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Row, Step
 from batch_pipeline.engine.tools import Place, Tools
-from batch_pipeline.ledger.batches import Batch, Item
+from batch_pipeline.ledger.batches import Batch, Item, start_generation
 from batch_pipeline.ledger.documents import documents_of
 from batch_pipeline.ledger.tables import AttemptState, Outcome, attempts
 from batch_pipeline.settings import LEDGER_VARIABLE
@@ -39,7 +39,10 @@ from batch_pipeline_tests.simulated import Bench, Ran, Simulator, finish
 ANEW = Done({}, Outcome.FAILED, "weak", "It is too weak.", ask_anew=True)
 BLOCKED = replace(ANEW, outcome=Outcome.BLOCKED)
 KEPT = replace(ANEW, ask_anew=False)
-VERDICTS = {"anew": ANEW, "blocked": BLOCKED, "kept": KEPT, "good": Done({})}
+WORDING = replace(ANEW, keep=("brief", "draft"))
+VERDICTS = {
+    "anew": ANEW, "blocked": BLOCKED, "kept": KEPT, "wording": WORDING, "good": Done({}),
+}  # fmt: skip
 
 
 def steps(folder: Path) -> tuple[AnyStep, ...]:
@@ -143,6 +146,31 @@ def test_a_row_that_is_to_be_asked_anew_is_so_once_by_all_steps_but_not_searched
     assert run(bench, batch, "good", "fourth").done.tally.attempts == 0
     assert briefed(bench) == 18
     assert calls(simulator) == QUERIES, "what searches have found still counts"
+    money_agrees(bench, batch)
+
+
+@pytest.mark.usefixtures("either_database")
+def test_steps_that_did_their_part_are_not_asked_anew(simulator: Simulator, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(6)))
+    assert run(bench, batch, "wording", "first").outcomes == {"failed": 6}
+    assert run(bench, batch, "wording", "second").outcomes == {"failed": 6}
+    assert (asked(bench), briefed(bench)) == ({"draft": 6, "polish": 12}, 6)
+    # what is kept counts from the moment that held for it before
+    assert run(bench, batch, "anew", "third").outcomes == {"failed": 6}
+    assert (asked(bench), briefed(bench)) == ({"draft": 6, "polish": 18}, 6)
+    whole = {item.fresh_after for item in bench.items(batch)}
+    assert run(bench, batch, "wording", "fourth").outcomes == {"failed": 6}
+    assert (asked(bench), briefed(bench)) == ({"draft": 12, "polish": 24}, 12)
+    assert {item.fresh_at("draft") for item in bench.items(batch)} == whole
+    assert {item.fresh_at("polish") for item in bench.items(batch)}.isdisjoint(whole)
+    assert run(bench, batch, "good", "fifth").outcomes == {"succeeded": 6}
+    assert (asked(bench), briefed(bench)) == ({"draft": 12, "polish": 30}, 12)
+    with bench.open() as ledger:
+        assert start_generation(ledger, batch.batch_id) == 6
+    assert {item.fresh_at("draft") for item in bench.items(batch)}.isdisjoint(whole)
+    assert run(bench, batch, "good", "forced").outcomes == {"succeeded": 6}
+    assert (asked(bench), briefed(bench)) == ({"draft": 18, "polish": 36}, 18)
     money_agrees(bench, batch)
 
 

@@ -347,7 +347,7 @@ def _current(item: Item, documents: Mapping[str, Document]) -> dict[str, Documen
     """
 
     def is_of_this_pass(document: Document) -> bool:
-        if document.made_at < item.fresh_after and not document.editor:
+        if document.made_at < item.fresh_at(document.step) and not document.editor:
             return False
         if item.outcome is Outcome.FAILED:
             return document.outcome is not Outcome.BLOCKED and document.step != QC

@@ -127,7 +127,7 @@ def _records(
     packed = None if package is None else PackageRecord.model_validate(package.content)
     if checked is None or (packed is not None and packed.report is not None):
         return packed, None
-    if checked.made_at < item.fresh_after:
+    if checked.made_at < item.fresh_at(QC):
         return packed, None
     return packed, QcRecord.model_validate(checked.content)
 

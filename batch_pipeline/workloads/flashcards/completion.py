@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 from batch_pipeline.workloads.flashcards.models import Objective
 from batch_pipeline.workloads.flashcards.record import Source, TopicRecord
@@ -17,19 +18,21 @@ from batch_pipeline.workloads.flashcards.terms import read_words, stems, stems_o
 from batch_pipeline.workloads.flashcards.topics import Topic
 from batch_pipeline.workloads.flashcards.voting import tally
 
+Part = Literal["sources", "votes", "plan", "cards"]
+"""A part of a topic's record that has to be as it should."""
 
-def completion_problem(record: TopicRecord, rules: CheckRules, voting: VotingRules) -> str:
-    """Why a topic is not completed, in one or several sentences; empty where it is."""
-    return " ".join(
-        problem
-        for problem in (
-            sources_problem(record.sources, rules) if record.researched else "",
-            _vote_problem(record, voting),
-            _plan_problem(record, rules),
-            _cards_problem(record, rules),
-        )
-        if problem
-    )
+
+def completion_faults(
+    record: TopicRecord, rules: CheckRules, voting: VotingRules
+) -> dict[Part, str]:
+    """Why a topic is not completed, a sentence for each part at fault; empty where it is."""
+    said: dict[Part, str] = {
+        "sources": sources_problem(record.sources, rules) if record.researched else "",
+        "votes": _vote_problem(record, voting),
+        "plan": _plan_problem(record, rules),
+        "cards": _cards_problem(record, rules),
+    }
+    return {part: problem for part, problem in said.items() if problem}
 
 
 def sources_problem(sources: Sequence[Source], rules: CheckRules) -> str:

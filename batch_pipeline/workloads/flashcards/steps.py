@@ -29,7 +29,11 @@ from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.providers.base import ProviderError, WebSearch
 from batch_pipeline.search.base import SearchQuery
-from batch_pipeline.workloads.flashcards.completion import completion_problem, sources_problem
+from batch_pipeline.workloads.flashcards.completion import (
+    Part,
+    completion_faults,
+    sources_problem,
+)
 from batch_pipeline.workloads.flashcards.models import (
     CardsAnswer,
     OptimizedPrompt,
@@ -408,7 +412,7 @@ class FlashcardSteps:
                 f"{counted.message} `batch-pipeline retry {place.batch_id}` asks the others again.",
             )
         if counted.outcome not in _JUDGED:
-            return _ended(CONSENSUS, counted.message, place, document)
+            return _ended(CONSENSUS, counted.message, place, document, (RESEARCH,))
         return Done(
             document,
             Outcome.BLOCKED,
@@ -423,9 +427,17 @@ class FlashcardSteps:
         """Put together what came of the topic; what is in it decides whether it is completed."""
         record = self._record_of(row, place, tools)
         document = record.model_dump(mode="json")
-        if problem := completion_problem(record, self._rules, self._voting):
-            return _ended(INCOMPLETE, problem, place, document)
+        if faults := completion_faults(record, self._rules, self._voting):
+            problem, kept = " ".join(faults.values()), self._kept(faults)
+            return _ended(INCOMPLETE, problem, place, document, kept)
         return Done(document)
+
+    def _kept(self, faults: Mapping[Part, str]) -> tuple[str, ...]:
+        """LLM steps that did their part for a topic with `faults`: nobody pays for them again."""
+        if self._options.mode != "unified" or not faults.keys() <= {"plan", "cards"}:
+            return ()
+        voters = tuple(f"vote_{voter.name}" for voter in self._voting.voters)
+        return (RESEARCH, *voters) if "plan" in faults else (RESEARCH, *voters, SYNTHESIS)
 
     def _record_of(self, row: Row, place: Place, tools: Tools) -> TopicRecord:
         last = next(row[name] for name in reversed(self._checks) if row.get(name) is not None)
@@ -490,7 +502,11 @@ def _searched(search: WebSearch | None) -> int:
 
 
 def _ended(
-    kind: str, problem: str, place: Place, document: Mapping[str, Any] | None = None
+    kind: str,
+    problem: str,
+    place: Place,
+    document: Mapping[str, Any] | None = None,
+    keep: Sequence[str] = (),
 ) -> Done:
     return Done(
         dict(document or {}),
@@ -498,6 +514,7 @@ def _ended(
         kind,
         f"{problem} `batch-pipeline retry {place.batch_id}` asks for it anew.",
         ask_anew=True,
+        keep=keep,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.workloads.flashcards.completion import completion_problem, is_generic
+from batch_pipeline.workloads.flashcards.completion import Part, completion_faults, is_generic
 from batch_pipeline.workloads.flashcards.models import Objective
 from batch_pipeline_tests.workloads.flashcards.cards import (
     PROMPT,
@@ -35,26 +35,41 @@ def with_objectives(*texts: dict[str, str]) -> dict[str, Any]:
 
 
 def test_a_whole_topic_is_completed() -> None:
-    assert completion_problem(record(), RULES, VOTING) == ""
+    assert completion_faults(record(), RULES, VOTING) == {}
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "part", "said"),
     [
-        ({"sources": []}, "The research gave 0 sources, at least 1 is needed."),
-        ({"votes": None}, "Nobody voted"),
-        ({"votes": dict.fromkeys(NAMES[:7], FALLBACK)}, "7 of 8 voters gave the same vote"),
-        ({"votes": dict.fromkeys(NAMES)}, "0 of 8 voters answered, 6 must."),
-        ({"votes": {name: vote("REVISE", 0.9, name) for name in NAMES}}, "0.0% of the voters'"),
-        ({"votes": {name: vote("APPROVE", 0.3, name) for name in NAMES}}, "are 0.30 sure"),
-        ({"prompt": None}, "The synthesis gave no prompt."),
-        ({"prompt": with_objectives(*GENERIC)}, "3 of 3 objectives could stand for any topic"),
-        ({"cards": []}, "0 cards of 3 passed the checks, at least 3 must."),
-        ({"cards": [card(1), card(2), card(2)]}, "(1 more repeat a question)"),
+        ({"sources": []}, "sources", "The research gave 0 sources, at least 1 is needed."),
+        ({"votes": None}, "votes", "Nobody voted"),
+        (
+            {"votes": dict.fromkeys(NAMES[:7], FALLBACK)},
+            "votes",
+            "7 of 8 voters gave the same vote",
+        ),
+        ({"votes": dict.fromkeys(NAMES)}, "votes", "0 of 8 voters answered, 6 must."),
+        (
+            {"votes": {name: vote("REVISE", 0.9, name) for name in NAMES}},
+            "votes",
+            "0.0% of the voters'",
+        ),
+        ({"votes": {name: vote("APPROVE", 0.3, name) for name in NAMES}}, "votes", "are 0.30 sure"),
+        ({"prompt": None}, "plan", "The synthesis gave no prompt."),
+        (
+            {"prompt": with_objectives(*GENERIC)},
+            "plan",
+            "3 of 3 objectives could stand for any topic",
+        ),
+        ({"cards": []}, "cards", "0 cards of 3 passed the checks, at least 3 must."),
+        ({"cards": [card(1), card(2), card(2)]}, "cards", "(1 more repeat a question)"),
     ],
 )
-def test_a_topic_without_its_content_is_not_completed(changes: dict[str, Any], said: str) -> None:
-    assert said in completion_problem(record(**changes), RULES, VOTING)
+def test_a_topic_without_its_content_is_not_completed(
+    changes: dict[str, Any], part: Part, said: str
+) -> None:
+    faults = completion_faults(record(**changes), RULES, VOTING)
+    assert list(faults) == [part] and said in faults[part]
 
 
 def test_what_the_reference_system_called_completed_is_not() -> None:
@@ -63,23 +78,23 @@ def test_what_the_reference_system_called_completed_is_not() -> None:
         votes=dict.fromkeys(NAMES[:7], FALLBACK),
         prompt=with_objectives(*GENERIC),
     )
-    assert completion_problem(degraded, RULES, VOTING).count(".") >= 3
+    assert set(completion_faults(degraded, RULES, VOTING)) == {"sources", "votes", "plan"}
 
 
 def test_a_mode_without_voters_needs_neither_votes_nor_prompt() -> None:
     plain = record(mode="web", votes=None, prompt=None)
-    assert completion_problem(plain, RULES, VOTING) == ""
+    assert completion_faults(plain, RULES, VOTING) == {}
 
 
 def test_without_research_no_source_is_missed() -> None:
-    assert completion_problem(record(sources=[], researched=False), RULES, VOTING) == ""
+    assert completion_faults(record(sources=[], researched=False), RULES, VOTING) == {}
 
 
 @pytest.mark.parametrize(("passed", "completed"), [(11, False), (12, True), (13, True)])
 def test_four_of_five_wanted_cards_must_pass(passed: int, completed: bool) -> None:
     cards = [card(number) for number in range(1, passed + 1)]
-    problem = completion_problem(record(cards=cards, wanted=15), RULES, VOTING)
-    assert (problem == "") is completed
+    faults = completion_faults(record(cards=cards, wanted=15), RULES, VOTING)
+    assert set(faults) == (set() if completed else {"cards"})
 
 
 @pytest.mark.parametrize(

@@ -182,10 +182,30 @@ def test_topics_without_consensus_are_asked_anew_and_blocked_ones_only_when_told
     again = one.run(batch, "again")
     assert again.outcomes == {"succeeded": 2, "blocked": 1}
     asked = Counter(calls(one)) - before
-    assert asked["research"] == 1 and asked["cards"] == 1
+    assert asked["cards"] == 1 and not asked["research"], "what was found is no fault of votes"
     assert {name for name in asked if name.startswith("vote_")} == {f"vote_{v}" for v in VOTERS}
     assert one.run(batch, "with blocked", include_blocked=True).outcomes == {"succeeded": 3}
     assert one.run(batch, "nothing to do", include_blocked=True).done.tally.attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "anew"),
+    [("objectives_generic", {"synthesis": 1, "cards": 1}), ("cards_bad", {"cards": 1})],
+)
+def test_a_retry_pays_only_for_the_part_at_fault_and_what_follows_it(
+    simulator: Simulator, tmp_path: Path, fault: str, anew: dict[str, int]
+) -> None:
+    simulator.configure(faults=[{"kind": fault}], slips=0.0)
+    one = bench(tmp_path, simulator, mode="unified", num_flashcards=2, rounds=0)
+    batch = one.ingest(write_topics(tmp_path / "topics.jsonl", [topic("Good one")]))
+    assert one.run(batch).outcomes == {"failed": 1}
+    assert one.items(batch)[0].error_kind == "incomplete"
+    assert one.run(batch, "once more").outcomes == {"failed": 1}
+    simulator.configure(slips=0.0)
+    before = calls(one)
+    assert one.run(batch, "again").outcomes == {"succeeded": 1}
+    assert Counter(calls(one)) - before == anew
+    assert one.run(batch, "nothing to do").done.tally.attempts == 0
 
 
 def test_a_retry_asks_missing_voters_alone_and_keeps_the_votes_that_there_are(
