@@ -111,6 +111,7 @@ class Finisher:
             state.outputs.setdefault(item.ordinal, {})[member.step.name] = output
             if newest is not None:
                 state.newest[item.ordinal] = newest
+                state.models.setdefault(item.ordinal, {})[member.step.name] = newest.model
             route = state.routes.get(item.ordinal, member.route)
             self._state.advanced.append((state, item, route, member.step))
         self._state.close(member.key)
@@ -241,6 +242,7 @@ class Finisher:
         for state, item, outcome in entries:
             state.outputs.pop(item.ordinal, None)
             state.newest.pop(item.ordinal, None)
+            state.models.pop(item.ordinal, None)
             state.routes.pop(item.ordinal, None)
             if carried := state.carried_nano.pop(item.ordinal, 0):
                 outcome = replace(outcome, cost_nano=outcome.cost_nano + carried)

@@ -190,6 +190,7 @@ class LocalDesk:
             item_id=item.item_id,
             run_id=self._state.job.run_id,
             model="" if newest is None else newest.model,
+            models=dict(state.models.get(item.ordinal, {})),
         )
         try:
             return await work(state.known(item), place)

@@ -44,6 +44,8 @@ class ChunkState:
     carried_nano: dict[int, int] = field(default_factory=dict)
     # by ordinal: the newest answer of a model, and whether this run has paid for any
     newest: dict[int, Newest] = field(default_factory=dict)
+    # by ordinal: `provider/model` that answered, by step
+    models: dict[int, dict[str, str]] = field(default_factory=dict)
     paid: set[int] = field(default_factory=set)
     # rows, by ordinal, that are through all of their branches of that name
     joined: set[tuple[int, str]] = field(default_factory=set)

@@ -5,7 +5,8 @@ What belongs here: these two. What does not: steps (step.py), running them (loca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from batch_pipeline.clock import Clock
@@ -25,6 +26,8 @@ class Place:
         item_id: the row's id.
         run_id: the run.
         model: `provider/model` that gave the row's newest answer; empty before the first one.
+        models: step -> `provider/model` that answered it, of the LLM steps that the row has passed
+            (not of those before a checkpoint that it went on behind).
     """
 
     batch_id: str
@@ -34,6 +37,7 @@ class Place:
     item_id: str
     run_id: str
     model: str = ""
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tools(Protocol):

@@ -62,7 +62,7 @@ class RecordDocument(BaseModel):
         relationships: answer of the step, like the next three.
         sources: what the research found.
         notes: what was missing in the research.
-        models: step -> `provider/model` that answered, where it is known.
+        models: step -> `provider/model` that answered.
         made_at: when it was finished (UTC seconds).
         folder: the brand's folder, below that of its batch.
         csv_bom: whether its CSV files start with a byte order mark.

@@ -202,7 +202,7 @@ class BrandSteps:
                 **{name: row[name] for name in ANSWERS},
                 "sources": [FoundSource(title=one.title, url=one.url) for one in collection.pages],
                 "notes": collection.notes,
-                "models": {"insights": place.model},
+                "models": {name: place.models[name] for name in ANSWERS},
                 "made_at": now,
                 "folder": folder,
                 "csv_bom": self._options.csv_bom,

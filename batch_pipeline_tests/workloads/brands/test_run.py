@@ -131,7 +131,7 @@ def test_every_brand_of_the_sample_gets_its_valid_files_in_its_language(
         assert quick["brand_name"] == metadata["brand_name"] == row["brand_name"]
         assert metadata["item_id"] == row["item_id"] and metadata["simulated"]
         assert len(metadata["sources"]) == row["sources"] > SEARCHES
-        assert metadata["models"] == {"insights": row["models"]}
+        assert metadata["models"] == dict.fromkeys(ANSWERS, row["models"])
         assert row["models"].startswith("openrouter/google/")
         catalog = here / "data_exports/product_catalog.csv"
         assert catalog.read_bytes().startswith(b"\xef\xbb\xbf")
@@ -168,6 +168,22 @@ def test_what_models_said_beyond_the_form_is_set_aside_and_counted(
     row = BrandsWorkload().deliverable_row(bench.items(batch)[0].row, crooked)
     assert row["set_aside"] == RecordDocument.model_validate(output).set_aside + 1
     assert row["competitors"] == ["Alpha", "Beta"]
+
+
+def test_which_model_answered_which_step_is_kept(simulator: Simulator, tmp_path: Path) -> None:
+    first, second = "google/gemini-3.1-flash-lite", "anthropic/claude-haiku-4-5"
+    bench = bench_in(tmp_path, simulator, route=f"{first}, {second}", options={"results": 2})
+    batch = bench.ingest(write(tmp_path / "one.csv", brands(1)))
+    catalogue = "The task now: what the brand sells."
+    assert catalogue in (bench.config.folder / "product_catalog.md").read_text("utf-8")
+    lost = {"kind": "status", "status": 404, "provider": "google", "match": catalogue}
+    simulator.configure(faults=[lost])
+    assert bench.run(batch).outcomes == {"succeeded": 1}
+    # a model that is not there is not asked for the next step either
+    models = dict.fromkeys(ANSWERS, first) | {"product_catalog": second, "insights": second}
+    assert records(bench, batch)[0].models == models
+    row = json.loads((delivered(bench, batch) / f"brands_{batch.batch_id}.jsonl").read_bytes())
+    assert row["models"] == f"{first}, {second}"
 
 
 def test_the_registry_leaves_out_what_is_unchanged_and_says_why(
