@@ -99,6 +99,7 @@ class RunResult:
         report_html: the report to look at.
         deliverables: files written.
         warnings: what reading the table gave to say, and what a sheet that is written back lacks.
+        notes: what else there is to know of the table.
     """
 
     workload: str
@@ -114,6 +115,7 @@ class RunResult:
     report_html: Path | None
     deliverables: list[Path]
     warnings: list[str]
+    notes: list[str]
 
 
 class _Listener:
@@ -418,6 +420,7 @@ class _Door:
                 Path(name) for name in orjson.loads(report_json.read_bytes())["deliverables"]
             ],
             warnings=[*batch.warnings, *self._listener.warnings],
+            notes=batch.notes,
         )
 
 

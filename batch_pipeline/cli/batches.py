@@ -407,7 +407,14 @@ def _submit(
     simulate: bool | None,
     output: str | None,
 ) -> int:
-    from batch_pipeline.cli.run import check_before, ended_with, execute, interrupted, run_document
+    from batch_pipeline.cli.run import (
+        check_before,
+        ended_with,
+        execute,
+        interrupted,
+        run_document,
+        say_of_table,
+    )
     from batch_pipeline.doors import RunRequest
     from batch_pipeline.settings import load_settings
     from batch_pipeline.workloads.config import load_workload_config
@@ -448,8 +455,7 @@ def _submit(
         return interrupted(voice)
     found = _after(settings, result)
     voice.emit({"job": show.status_document(found), "run": run_document(result)})
-    for warning in result.warnings:
-        voice.note(f"Warning: {warning}")
+    say_of_table(voice, result)
     if result.status == "submitted":
         show.say(voice, f"{show.icon(voice, 'tick')}Batch submitted successfully!")
         show.say(voice, f"  Job ID: {found.job_id}")

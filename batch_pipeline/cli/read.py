@@ -164,6 +164,7 @@ def _one(voice: Output, batch: str, simulate: bool | None) -> int:
             "lost_cost_usd": usd_of(lost),
             "last_run": _run_document(last),
             "warnings": found.warnings,
+            "notes": found.notes,
             "chunks": [
                 {
                     "chunk": chunk.chunk_key,
@@ -187,6 +188,8 @@ def _one(voice: Output, batch: str, simulate: bool | None) -> int:
     voice.out.print(f"{money}. Last run: {_run_words(last)}.", markup=False)
     if last is not None and last.message:
         voice.out.print(last.message, markup=False)
+    for note in found.notes:
+        voice.out.print(note, markup=False)
     for warning in found.warnings:
         voice.out.print(f"Warning: {warning}", markup=False)
     table = grid("Chunk", *_FIGURES[:-1], right=_FIGURES)

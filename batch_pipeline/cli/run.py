@@ -513,10 +513,17 @@ def ended_with(voice: Output, settings: Settings, request: RunRequest, result: R
     return code if code == INTERRUPTED else LIMIT_REACHED
 
 
-def _close(voice: Output, settings: Settings, result: RunResult) -> None:
-    voice.emit(run_document(result))
+def say_of_table(voice: Output, result: RunResult) -> None:
+    """Say what reading the table gave to say."""
+    for note in result.notes:
+        voice.note(note)
     for warning in result.warnings:
         voice.note(f"Warning: {warning}")
+
+
+def _close(voice: Output, settings: Settings, result: RunResult) -> None:
+    voice.emit(run_document(result))
+    say_of_table(voice, result)
     if not voice.json:
         _print_summary(voice, settings, result)
     elif result.message and result.status != "submitted":
@@ -582,4 +589,5 @@ def run_document(result: RunResult) -> dict[str, Any]:
         "report_html": str(result.report_html) if result.report_html else None,
         "deliverables": [str(path) for path in result.deliverables],
         "warnings": list(result.warnings),
+        "notes": list(result.notes),
     }

@@ -188,6 +188,8 @@ def ingest_table(
         context.instance.add_dynamic_partitions(partitions, keys)
         _tag_run(context, batch, realm)
         _take_from_inbox(settings, config.workload, Path(asked["source"]), batch.batch_id)
+    for note in batch.notes:
+        context.log.info(note)
     for warning in batch.warnings[:20]:
         context.log.warning(warning)
     return dg.MaterializeResult(metadata=metadata)
@@ -215,7 +217,7 @@ def _ingest_metadata(
             made = stored_estimate(found, "ingest", ledger.clock.now())
             set_estimate(ledger, batch.batch_id, made)
     rows = [[item.row.get(name) for name in batch.columns] for item in first]
-    notes = [f"- {note}" for note in markdown_lines(batch.warnings)]
+    notes = [f"- {note}" for note in markdown_lines([*batch.notes, *batch.warnings])]
     if not is_new:
         notes.insert(
             0, "- This table was read before: the batch is the same, and nothing was written."

@@ -72,6 +72,7 @@ class Batch:
     columns: list[str]
     options: dict[str, Any]
     warnings: list[str]
+    notes: list[str]
     launch: str
     launched_run_id: str | None
     generation: int
@@ -209,6 +210,7 @@ def ingest(
     chunk_size: int,
     launch: str,
     warnings: list[str],
+    notes: Sequence[str] = (),
     forced: bool = False,
 ) -> tuple[Batch, bool]:
     """Write a batch, its chunks and its items; a batch is immutable afterwards.
@@ -229,6 +231,7 @@ def ingest(
         chunk_size: rows per chunk; raised so that a batch has at most MAX_CHUNKS chunks.
         launch: `door`, `sensor` or TRIAL: who starts the LLM run.
         warnings: read after the rows are consumed, so the reader may still be filling it.
+        notes: like them: what is worth knowing and no trouble.
         forced: a new batch is a generation of its own: answers from before it are no hits.
 
     Returns:
@@ -278,6 +281,7 @@ def ingest(
                     "columns": orjson.dumps(list(columns)).decode(),
                     "options": orjson.dumps(dict(options)).decode(),
                     "warnings": orjson.dumps(warnings).decode(),
+                    "notes": orjson.dumps(list(notes)).decode(),
                     "launch": launch,
                     "generation": int(forced),
                     "fresh_after": fresh_after,
@@ -324,7 +328,7 @@ def list_batches(
 
 def _batch(row: sa.RowMapping) -> Batch:
     values = {name: row[name] for name in Batch.__slots__}
-    for name in ("columns", "options", "warnings", "estimate"):
+    for name in ("columns", "options", "warnings", "notes", "estimate"):
         values[name] = orjson.loads(values[name])
     return Batch(**values)
 

@@ -80,6 +80,7 @@ batches = sa.Table(
     sa.Column("columns", sa.Text, nullable=False),
     sa.Column("options", sa.Text, nullable=False),
     sa.Column("warnings", sa.Text, nullable=False),
+    sa.Column("notes", sa.Text, nullable=False, server_default="[]"),
     # who starts the LLM run: "door" (a CLI or API call that does it itself) or "sensor"
     sa.Column("launch", sa.String(16), nullable=False),
     sa.Column("launched_run_id", sa.String(64)),

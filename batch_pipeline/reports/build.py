@@ -1055,6 +1055,7 @@ def _notes(
             "only that was used: it is not compared."
         )
     notes += settings.get("warnings", [])
+    notes += batch.notes
     return notes
 
 

@@ -61,6 +61,7 @@ class InputTable:
         columns: column names in order.
         rows: the rows; consumed once.
         warnings: filled while `rows` is consumed: plain sentences with row numbers.
+        notes: filled like them: what is worth knowing and no trouble.
     """
 
     name: str
@@ -68,6 +69,7 @@ class InputTable:
     columns: Sequence[str]
     rows: Iterator[InputRow]
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

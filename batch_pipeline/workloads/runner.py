@@ -47,7 +47,7 @@ from batch_pipeline.search.base import SearchAccess
 from batch_pipeline.search.registry import find_search_provider, resolve_search_access
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.sinks.files import write_deliverables
-from batch_pipeline.sources.table import InputRow, InputTable, canonical_hash
+from batch_pipeline.sources.table import InputRow, InputTable, Notes, canonical_hash
 from batch_pipeline.workloads.base import (
     ChoosesRows,
     DeliversFiles,
@@ -59,8 +59,6 @@ from batch_pipeline.workloads.config import WorkloadConfig
 from batch_pipeline.workloads.inputs import Input, SimulatorUrl, no_simulator
 from batch_pipeline.workloads.results import deliverable_rows
 from batch_pipeline.workloads.write_back import SHEET, sheet_origin, take_up_sheet
-
-_SHOWN_DOUBLES = 20
 
 MOST_WORKERS = 400
 """Requests in flight at most where `workers: auto`."""
@@ -143,6 +141,7 @@ def ingest_batch(
         chunk_size=config.chunk_size,
         launch=launch,
         warnings=table.warnings,
+        notes=table.notes,
         forced=force,
     )
     if origin is not None and not is_new:
@@ -198,7 +197,7 @@ def new_items(
 ) -> Iterator[NewItem]:
     """Items of a table, each id once: a second row with the same id gets `~2` behind it.
 
-    Rows that are identical are named in the table's warnings (the first 20). A row whose own route
+    Rows that are identical are named in the table's warnings (the first few). A row whose own route
     cannot be read is failed.
 
     Args:
@@ -210,7 +209,7 @@ def new_items(
         forced: rows need work whatever is known.
     """
     seen: dict[str, tuple[int, int]] = {}
-    doubles = 0
+    doubles = Notes(table.warnings)
     rows: Iterable[tuple[InputRow, str]] = ((row, "") for row in table.rows)
     if ledger is not None and isinstance(workload, ChoosesRows):
         rows = workload.choose(table, ledger, batch_id, forced)
@@ -221,11 +220,10 @@ def new_items(
         count, first = seen.get(item_id, (0, row.number))
         seen[item_id] = (count + 1, first)
         if count and not given and not row.problem:
-            doubles += 1
-            if doubles <= _SHOWN_DOUBLES:
-                table.warnings.append(
-                    f"{row.place} is identical to row {first}: both are kept, asked about once."
-                )
+            doubles.add(
+                "rows that are identical to earlier ones",
+                f"{row.place} is identical to row {first}: both are kept, asked about once.",
+            )
         yield NewItem(
             item_id=f"{item_id}~{count + 1}" if count else item_id,
             number=row.number,
@@ -234,9 +232,7 @@ def new_items(
             skip="" if row.problem else workload.skip_reason(row.values),
             unchanged=unchanged,
         )
-    if doubles > _SHOWN_DOUBLES:
-        more = doubles - _SHOWN_DOUBLES
-        table.warnings.append(f"{more} more rows are identical to earlier ones.")
+    doubles.finish()
 
 
 def resolve_step(config: WorkloadConfig) -> Step:

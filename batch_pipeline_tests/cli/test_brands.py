@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -46,6 +47,12 @@ def test_a_limited_run_is_taken_up_and_a_known_brand_needs_no_work(shell: Shell)
     assert asked == {"openrouter": 4, "tavily": 3}, "one brand, and nothing else"
     status = shell("status", "second", "--json").document
     assert status["cost_usd"] == pytest.approx(later.document["cost_usd"])
+    known = "Registry: 4 brands tracked (4 succeeded, 0 failed); 2 to do: 2 new; 4 unchanged."
+    assert later.document["notes"] == status["notes"] == [known]
+    assert known not in later.document["warnings"] and f"\n{known}\n" in f"\n{later.err}"
+    assert known in shell("status", "second").out
+    report = json.loads((folder.parent / "second" / "batch_report.json").read_bytes())
+    assert known in report["notes"] and known not in report["warnings"]
 
 
 def test_a_sheet_is_written_back_unless_that_is_not_wanted(shell: Shell) -> None:

@@ -203,7 +203,7 @@ def choose_rows(
 ) -> Iterator[tuple[InputRow, str]]:
     """Each row of a table, and why nothing is to be done about it, or empty.
 
-    What was decided is counted in the first of the table's warnings.
+    What was decided is counted in the table's notes.
 
     Args:
         table: a table of brands.
@@ -214,7 +214,7 @@ def choose_rows(
     rows = list(table.rows)
     usable = ((row.number, row.values) for row in rows if not row.problem)
     plan = decide(usable, read_facts(ledger, apart_from=batch_id), forced=forced)
-    table.warnings.insert(0, registry_words(plan))
+    table.notes.append(registry_words(plan))
     left_out = {one.number: one.words for one in plan.decisions if not one.needs_work}
     for row in rows:
         yield row, left_out.get(row.number, "")

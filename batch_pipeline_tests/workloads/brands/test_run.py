@@ -106,7 +106,7 @@ def test_every_brand_of_the_sample_gets_its_valid_files_in_its_language(
 ) -> None:
     bench = bench_in(tmp_path, simulator, options={"results": 4, "csv_bom": True})
     batch = bench.ingest(SAMPLE)
-    assert batch.warnings[0] == (
+    assert batch.notes[0] == (
         "Registry: 0 brands tracked (0 succeeded, 0 failed); 12 to do: 12 new; 0 unchanged."
     )
     assert bench.run(batch).outcomes == {"succeeded": 12}
@@ -195,7 +195,7 @@ def test_the_registry_leaves_out_what_is_unchanged_and_says_why(
     bench.run(october)
     changed = [("Brand 1", "", "New Owner"), *brands(5, start_at=2), *brands(2, start_at=7)]
     november = bench.ingest(write(tmp_path / "november.csv", changed), "november")
-    assert november.warnings[0] == (
+    assert november.notes[0] == (
         "Registry: 6 brands tracked (6 succeeded, 0 failed); 3 to do: 2 new, 1 changed; "
         "5 unchanged."
     )
@@ -238,7 +238,7 @@ def test_a_brand_that_failed_is_taken_up_by_the_next_batch(
 
     simulator.configure()
     second = bench.ingest(write(tmp_path / "second.csv", brands(4)), "second")
-    assert second.warnings[0].endswith(
+    assert second.notes[0].endswith(
         "3 brands tracked (2 succeeded, 1 failed); 2 to do: 1 new, 1 failed before; 2 unchanged."
     )
     assert bench.run(second, "second").outcomes == {"succeeded": 2, "skipped": 2}
