@@ -250,8 +250,8 @@ class _Door:
         if request.source is None and (wanted := request.reading.get(WRITE_BACK)) is not None:
             batch = set_write_back(self._ledger, batch, wanted)
         asked = None
+        on_batch(batch)
         if not config.no_enrich:
-            on_batch(batch)
             stage("llm")
             asked = self._ask(batch, knobs)
         stage("report")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def show_plan(voice: Output, settings: Settings, request: RunRequest, batch: Batch) -> None:
-    """Say what a run of the batch is about to do.
+    """Say what a run of the batch is about to ask; nothing where it asks nobody.
 
     Args:
         voice: where to.
@@ -34,6 +34,8 @@ def show_plan(voice: Output, settings: Settings, request: RunRequest, batch: Bat
     from batch_pipeline.workloads.runner import open_ledger
 
     config = load_workload_config(request.workload).with_options(dict(request.knobs))
+    if config.no_enrich:
+        return
     with open_ledger(settings, settings.realm(request.simulate)) as ledger:
         for line in plan_lines(ledger, config, batch, force=request.force):
             voice.note(line)

@@ -28,6 +28,7 @@ from batch_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from batch_pipeline.doors import RunRequest, RunResult
+    from batch_pipeline.ledger.batches import Batch
     from batch_pipeline.settings import Settings
     from batch_pipeline.workloads.config import WorkloadConfig
 
@@ -179,10 +180,11 @@ def run(
     if force and not _may_force(voice, settings, config, request, yes):
         voice.note("Nothing was done.")
         return OK
-    if cleanup and not _clean_up(voice, settings, config, request, yes):
+    old_files = _old_files(settings, config, request) if cleanup else None
+    if old_files is not None and not _may_delete(voice, old_files, yes):
         voice.note("Nothing was done.")
         return OK
-    return carry_out(voice, settings, request)
+    return carry_out(voice, settings, request, old_files)
 
 
 def retry(
@@ -395,17 +397,12 @@ def _may_force(
     )
 
 
-def _clean_up(
-    voice: Output, settings: Settings, config: WorkloadConfig, request: RunRequest, yes: bool
-) -> bool:
-    """Delete what earlier runs of the batch wrote; False where the user would rather not.
+def _old_files(settings: Settings, config: WorkloadConfig, request: RunRequest) -> Path:
+    """The folder that earlier runs of the batch wrote to.
 
     Raises:
-        UsageError: there is nobody to ask, or the folder is not the batch's own or cannot be
-            deleted.
+        UsageError: it is not the batch's own.
     """
-    from rich.filesize import decimal
-
     from batch_pipeline.workloads.runner import batch_folder
 
     if request.output is not None:
@@ -415,18 +412,38 @@ def _clean_up(
         )
     realm = settings.realm(request.simulate)
     batch_id = request.batch_id or _content_id(settings, config, request)
-    folder = batch_folder(settings, realm, config.workload, batch_id)
-    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    return batch_folder(settings, realm, config.workload, batch_id)
+
+
+def _may_delete(voice: Output, folder: Path, yes: bool) -> bool:
+    """Whether the files of a folder may go.
+
+    Raises:
+        UsageError: there is nobody to ask.
+    """
+    from rich.filesize import decimal
+
+    files = _files_of(folder)
     if not files:
         voice.note(f"--cleanup: nothing was written to {folder} yet.")
         return True
     size = decimal(sum(path.lstat().st_size for path in files))
-    if not voice.confirm(
+    return voice.confirm(
         f"--cleanup deletes {len(files):,} files ({size}) in {folder}. The ledger keeps answers "
         "and spend: the run writes the files anew, and no finished row is paid again. Go ahead?",
         yes=yes,
-    ):
-        return False
+    )
+
+
+def _delete(voice: Output, folder: Path) -> None:
+    """Delete what earlier runs wrote.
+
+    Raises:
+        UsageError: it cannot be deleted.
+    """
+    files = _files_of(folder)
+    if not files:
+        return
     try:
         shutil.rmtree(folder)
     except OSError as error:
@@ -435,7 +452,10 @@ def _clean_up(
             "Delete it by hand, or run without --cleanup.",
         ) from error
     voice.note(f"{len(files):,} files of {folder} were deleted.")
-    return True
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir()]
 
 
 def _content_id(settings: Settings, config: WorkloadConfig, request: RunRequest) -> str:
@@ -451,10 +471,12 @@ def _content_id(settings: Settings, config: WorkloadConfig, request: RunRequest)
         return named.content_id()
 
 
-def carry_out(voice: Output, settings: Settings, request: RunRequest) -> int:
-    """Run a batch, say what it came to, and give the exit code."""
+def carry_out(
+    voice: Output, settings: Settings, request: RunRequest, old_files: Path | None = None
+) -> int:
+    """Run a batch, say what it came to, and give the exit code; `old_files`: see `execute`."""
     try:
-        result = execute(voice, settings, request)
+        result = execute(voice, settings, request, old_files=old_files)
     except KeyboardInterrupt:
         return interrupted(voice)
     _close(voice, settings, result)
@@ -466,6 +488,7 @@ def execute(
     settings: Settings,
     request: RunRequest,
     on_stage: Callable[[str], None] | None = None,
+    old_files: Path | None = None,
 ) -> RunResult:
     """Run a batch with its progress on stderr.
 
@@ -475,10 +498,17 @@ def execute(
         request: what to run.
         on_stage: called with each of doors.STAGES as it begins; None announces the stages, and
             what the run is about to do.
+        old_files: a folder to delete once the table has been read: not for one that is refused.
     """
     from batch_pipeline.cli.plan import show_plan
     from batch_pipeline.cli.progress import ProgressView
     from batch_pipeline.doors import run_batch
+
+    def on_batch(batch: Batch) -> None:
+        if old_files is not None:
+            _delete(voice, old_files)
+        if on_stage is None:
+            show_plan(voice, settings, request, batch)
 
     voice.realm_notice(settings.realm(request.simulate))
     with ProgressView(voice) as view:
@@ -486,7 +516,7 @@ def execute(
             request,
             on_progress=view.update,
             on_stage=on_stage or (lambda stage: view.stage(_STAGES.get(stage, ""))),
-            on_batch=None if on_stage else partial(show_plan, voice, settings, request),
+            on_batch=on_batch,
         )
 
 

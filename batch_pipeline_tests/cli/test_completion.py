@@ -61,6 +61,13 @@ def test_topics_from_the_first_run_to_a_reset(shell: Shell, tmp_path: Path) -> N
     refused = shell("run", "flashcards", "--batch", "cyber", *FEW[:4], "--cleanup", "--json")
     assert refused.code == 64 and stray.exists() and shell.asked() == []
     assert str(folder) in refused.document["error"]["message"]
+    other = shell.data / "other.jsonl"
+    other.write_text('{"topic_title": "Another topic"}\n', encoding="utf-8")
+    mistaken = shell(
+        "run", "flashcards", "--batch", "cyber", "--input", str(other), "--cleanup", "--yes"
+    )
+    assert mistaken.code == 64 and "exists with other content" in mistaken.err
+    assert stray.exists(), "a table that is not the batch's deletes none of its files"
     words = ("run", "flashcards", "--batch", "cyber", *FEW[:4], "--cleanup", "--yes", "--json")
     second = shell(*words)
     assert second.code == 0, second.err
