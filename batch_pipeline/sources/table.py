@@ -160,7 +160,7 @@ def checked_rows(
         spec: the caller's wishes.
         warnings: receives sentences about empty and repeated ids.
     """
-    notes = Notes(warnings)
+    said = FirstWarnings(warnings)
     with _SeenIds() as seen:
         for row in rows:
             if row.problem:
@@ -170,18 +170,18 @@ def checked_rows(
             if spec.id_column and not row.problem:
                 row_id = str(row.values.get(spec.id_column) or "").strip()
                 if not row_id:
-                    notes.add(
+                    said.add(
                         "rows without an id",
                         f"{row.place} has no '{spec.id_column}': a hash of its content stands in.",
                     )
                 elif (first := seen.first_row(row_id, row.number)) != row.number:
-                    notes.add(
+                    said.add(
                         "repeated ids",
                         f"row {row.number} repeats the {spec.id_column} '{row_id[:80]}' of row "
                         f"{first}.",
                     )
             yield row
-    notes.finish()
+    said.finish()
 
 
 def object_row(number: int, line: int | None, record: Any, spec: TableSpec) -> InputRow:
@@ -292,7 +292,7 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-class Notes:
+class FirstWarnings:
     """Warnings, cut off after the first few of a kind: a bad file must not fill the memory.
 
     Args:

@@ -13,9 +13,9 @@ from pathlib import Path
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.pages import Page
 from batch_pipeline.sources.table import (
+    FirstWarnings,
     InputRow,
     InputTable,
-    Notes,
     TableSpec,
     checked_rows,
     table_name,
@@ -79,21 +79,21 @@ def open_urls(
 def _lines(file: TextFile, warnings: list[str]) -> Iterator[tuple[int, str]]:
     """Line numbers and what is written there, each text once."""
     seen: dict[str, int] = {}
-    notes = Notes(warnings)
+    said = FirstWarnings(warnings)
     with file.open() as stream:
         for number, line in enumerate(stream, start=1):
             text = _COMMENT.sub("", line).strip("\ufeff \t\r\n")
             if not text:
                 continue
             if (first := seen.setdefault(text, number)) != number:
-                notes.add(
+                said.add(
                     "repeated URLs",
                     f"line {number} repeats the URL of line {first}, which is kept once: "
                     f"{text[:_SHOWN_CHARS]}",
                 )
                 continue
             yield number, text
-    notes.finish()
+    said.finish()
 
 
 def _rows(file: TextFile, fetch_pages: FetchPages, warnings: list[str]) -> Iterator[InputRow]:

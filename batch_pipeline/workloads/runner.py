@@ -47,7 +47,7 @@ from batch_pipeline.search.base import SearchAccess
 from batch_pipeline.search.registry import find_search_provider, resolve_search_access
 from batch_pipeline.settings import Realm, Settings
 from batch_pipeline.sinks.files import write_deliverables
-from batch_pipeline.sources.table import InputRow, InputTable, Notes, canonical_hash
+from batch_pipeline.sources.table import FirstWarnings, InputRow, InputTable, canonical_hash
 from batch_pipeline.workloads.base import (
     ChoosesRows,
     DeliversFiles,
@@ -209,7 +209,7 @@ def new_items(
         forced: rows need work whatever is known.
     """
     seen: dict[str, tuple[int, int]] = {}
-    doubles = Notes(table.warnings)
+    doubles = FirstWarnings(table.warnings)
     rows: Iterable[tuple[InputRow, str]] = ((row, "") for row in table.rows)
     if ledger is not None and isinstance(workload, ChoosesRows):
         rows = workload.choose(table, ledger, batch_id, forced)

@@ -20,7 +20,7 @@ from batch_pipeline.engine.step import Row
 from batch_pipeline.errors import UsageError
 from batch_pipeline.providers.registry import PROVIDERS, find_provider, parse_route
 from batch_pipeline.sources.files import open_table
-from batch_pipeline.sources.table import InputRow, InputTable, Notes
+from batch_pipeline.sources.table import FirstWarnings, InputRow, InputTable
 from batch_pipeline.workloads.articles.package import Strategy
 
 PUBLISHER, TARGET, ANCHOR = "publisher", "target", "anchor"
@@ -153,11 +153,11 @@ class _CellError(Exception):
 
 
 def _jobs(rows: Iterator[InputRow], warnings: list[str]) -> Iterator[InputRow]:
-    notes = Notes(warnings)
+    said = FirstWarnings(warnings)
     for row in rows:
         values, problems = _normalised(row.values)
         if not problems and _text(row.values.get(COUNTRY)).casefold() == "uk":
-            notes.add(
+            said.add(
                 "rows with 'uk' for 'gb'",
                 f"{row.place}: the country 'uk' is read as 'gb', its ISO code.",
             )
@@ -165,7 +165,7 @@ def _jobs(rows: Iterator[InputRow], warnings: list[str]) -> Iterator[InputRow]:
         if problems and not problem:
             problem = f"{row.place}: {' '.join(problems)}"
         yield replace(row, values=values, problem=problem)
-    notes.finish()
+    said.finish()
 
 
 def _normalised(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -21,7 +21,7 @@ import httpx
 from batch_pipeline.errors import UsageError
 from batch_pipeline.sources.excel import SUFFIX, open_excel
 from batch_pipeline.sources.files import open_table
-from batch_pipeline.sources.table import InputRow, InputTable, Notes
+from batch_pipeline.sources.table import FirstWarnings, InputRow, InputTable
 from batch_pipeline.workloads.brands.text import comparable, line
 
 BRAND, WEBSITE, PARENT = "brand_name", "website", "parent_company"
@@ -153,7 +153,7 @@ def brand_key(values: Mapping[str, Any]) -> str:
 def _brands(
     rows: Iterator[InputRow], columns: BrandColumns, warnings: list[str]
 ) -> Iterator[InputRow]:
-    notes = Notes(warnings)
+    said = FirstWarnings(warnings)
     # brand -> where it was first, and as what
     seen: dict[str, tuple[InputRow, str]] = {}
     for row in rows:
@@ -167,18 +167,18 @@ def _brands(
             continue
         if not cells[BRAND]:
             if cells[WEBSITE] or cells[PARENT]:
-                notes.add("rows without a brand", f"{row.place} has no brand and is left out.")
+                said.add("rows without a brand", f"{row.place} has no brand and is left out.")
             continue
         cells[WEBSITE], ignored = _website(cells[WEBSITE])
         if ignored:
-            notes.add("ignored websites", f"{row.place}: {ignored}")
+            said.add("ignored websites", f"{row.place}: {ignored}")
         made = replace(row, values=cells, problem=_problem(row, cells))
         key = comparable(cells[BRAND])
         first = seen.setdefault(key, (made, cells[BRAND]))
         if first[0] is not made:
-            notes.add("repeated brands", _twice(*first, made, cells[BRAND]))
+            said.add("repeated brands", _twice(*first, made, cells[BRAND]))
         yield made
-    notes.finish()
+    said.finish()
 
 
 def _twice(first: InputRow, written: str, row: InputRow, name: str) -> str:

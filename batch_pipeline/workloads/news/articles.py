@@ -14,7 +14,7 @@ from typing import Any
 from batch_pipeline.engine.step import Row
 from batch_pipeline.errors import UsageError
 from batch_pipeline.sources.files import open_table
-from batch_pipeline.sources.table import InputRow, InputTable, Notes
+from batch_pipeline.sources.table import FirstWarnings, InputRow, InputTable
 from batch_pipeline.workloads.news.sentences import shorten
 
 ID, TITLE, CONTENTS, URL = "id", "title", "contents", "url"
@@ -128,7 +128,7 @@ def _renamed(table: InputTable) -> dict[str, str]:
 def _articles(
     rows: Iterator[InputRow], renamed: Mapping[str, str], warnings: list[str]
 ) -> Iterator[InputRow]:
-    notes = Notes(warnings)
+    said = FirstWarnings(warnings)
     for row in rows:
         values = {renamed.get(name, name): value for name, value in row.values.items()}
         problem = row.problem or _problem(row, values)
@@ -139,7 +139,7 @@ def _articles(
         contents = text_of(values, CONTENTS)
         part = shorten(contents, MAX_ARTICLE_TOKENS)
         if len(part) < len(contents):
-            notes.add(
+            said.add(
                 f"articles of which the first {MAX_ARTICLE_TOKENS:,} tokens or so are read",
                 f"{row.place}: the article has {len(contents):,} characters; the model reads "
                 f"the first {len(part):,}, whole sentences of about {MAX_ARTICLE_TOKENS:,} tokens.",
@@ -148,7 +148,7 @@ def _articles(
             row,
             values={**values, CONTENTS: contents, TOTAL: len(contents), EXTRACTED: len(part)},
         )
-    notes.finish()
+    said.finish()
 
 
 def _problem(row: InputRow, values: Mapping[str, Any]) -> str:
