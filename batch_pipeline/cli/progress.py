@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PLAIN_EVERY_S = 5.0
 _PACE_FROM_S = 1.0
+_SHOWN_WAIT_S = 0.05
 
 
 class ProgressView:
@@ -132,20 +133,22 @@ class ProgressView:
 
 
 def _figures(progress: Progress, left: float | None, per_minute: float | None) -> str:
+    from batch_pipeline.reports.words import plural
+
     parts = [f"{progress.succeeded:,} succeeded", f"{progress.failed:,} failed"]
     if progress.blocked:
         parts.append(f"{progress.blocked:,} blocked")
     parts += [f"{progress.cached:,} cached", usd(progress.cost_usd)]
     if left is not None and progress.done < progress.total:
         parts.append(f"{duration(left)} left")
-    parts.append(f"{progress.requests:,} requests")
+    parts.append(plural(progress.requests, "request"))
     if per_minute is not None:
         parts.append(f"{per_minute:,.0f} a minute")
     if progress.searches:
-        parts.append(f"{progress.searches:,} searches")
+        parts.append(plural(progress.searches, "search", "searches"))
     if progress.chunks > 1:
         parts.append(f"{progress.chunks_done:,}/{progress.chunks:,} chunks")
-    if progress.rate_wait_s:
+    if progress.rate_wait_s >= _SHOWN_WAIT_S:
         parts.append(f"waited {duration(progress.rate_wait_s)} for rate limits")
     if progress.note:
         flying = f" ({progress.in_flight} in flight)" if progress.in_flight else ""

@@ -74,13 +74,13 @@ def test_progress_has_every_count_the_cost_and_the_chunks() -> None:
     voice.__dict__["err"] = Console(file=out, width=300, color_system=None)
     with ProgressView(voice) as view:
         view.update(_PROGRESS)
-        view.update(replace(_PROGRESS, done=100, succeeded=97))
+        view.update(replace(_PROGRESS, done=100, requests=1, searches=1, rate_wait_s=0.0))
     first, last = out.getvalue().strip().splitlines()
     assert first == (
         "50/100 rows · 47 succeeded · 2 failed · 1 blocked · 10 cached · $0.5000 · 40 requests · "
         "7 searches · 2/4 chunks · waited 3.0 s for rate limits"
     )
-    assert last.startswith("100/100 rows · 97 succeeded")
+    assert last.endswith("$0.5000 · 1 request · 1 search · 2/4 chunks")
 
 
 def test_a_terminal_without_unicode_gets_plain_words() -> None:
