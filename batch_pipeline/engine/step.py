@@ -6,8 +6,9 @@ own: fetching, searching, checking). What does not: rows' domain rules (workload
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -174,6 +175,19 @@ LocalWork = Callable[[Row, Place], Awaitable[Done]]
 as a Done. A SearchUnavailableError that it lets pass leaves the row pending, as a bad model key
 does. It is called again after a crash, and for a retried row."""
 
+OpenWork = Callable[[Tools], AbstractAsyncContextManager[LocalWork]]
+"""Opens what a local step needs, gives its work, and closes it again."""
+
+
+def with_tools(work: Callable[[Row, Place, Tools], Awaitable[Done]]) -> OpenWork:
+    """For a local step that needs nothing opened besides the run's tools."""
+    return lambda tools: nullcontext(lambda row, place: work(row, place, tools))
+
+
+def in_thread(work: Callable[[Row, Place, Tools], Done]) -> OpenWork:
+    """The same for work that computes: on a thread, for it would hold up the calls in flight."""
+    return with_tools(lambda row, place, tools: asyncio.to_thread(work, row, place, tools))
+
 
 @dataclass(frozen=True)
 class LocalStep:
@@ -194,7 +208,7 @@ class LocalStep:
     """
 
     name: str
-    open: Callable[[Tools], AbstractAsyncContextManager[LocalWork]]
+    open: OpenWork
     applies: Callable[[Row], bool] = always
     checkpoint: bool = False
     at_once: int = 16

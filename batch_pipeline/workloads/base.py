@@ -7,7 +7,7 @@ not: any domain.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -239,7 +239,12 @@ class WritesBack(Protocol):
         ...
 
     def sheet_cells(
-        self, ledger: Ledger, batch: Batch, items: Iterable[Item], folder: Path
+        self,
+        ledger: Ledger,
+        batch: Batch,
+        items: Iterable[Item],
+        folder: Path,
+        roles: Collection[str],
     ) -> Iterator[tuple[int, Mapping[str, str]]]:
         """Say what stands beside each row that has ended, or was skipped as unchanged.
 
@@ -248,11 +253,26 @@ class WritesBack(Protocol):
             batch: the batch.
             items: some of its rows.
             folder: where its deliverables go.
+            roles: what is written; other texts need not be made.
 
         Returns:
             The row's number, and its text by role: SHEET_STATUS, SHEET_OUTPUT.
         """
         ...
+
+
+def no_packs(knobs: Mapping[str, Any], why: str) -> None:
+    """For workloads that ask about one row at a time.
+
+    Args:
+        knobs: the run's.
+        why: that they do, as in `articles are written one by one`.
+
+    Raises:
+        UsageError: `pack` is set.
+    """
+    if knobs.get("pack", 1) != 1:
+        raise UsageError(f"pack is {knobs['pack']!r}, but {why}.", "Leave pack out.")
 
 
 def no_options(name: str, knobs: Mapping[str, Any]) -> None:

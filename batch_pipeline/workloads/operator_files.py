@@ -7,6 +7,7 @@ does not: any rule, prompt or option.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +64,27 @@ def read_prompt(path: Path) -> str:
     if not text:
         raise UsageError(f"The prompt file {path} is empty.", "Write the step's task into it.")
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The prompts of a workload with several LLM steps.
+
+    Attributes:
+        shared: what all of them are told.
+        folder: where each step's own task is, as `<name>.md`.
+    """
+
+    shared: str
+    folder: Path
+
+    def task(self, name: str) -> str:
+        """A step's own task alone; raises as `read_prompt` does."""
+        return read_prompt(self.folder / f"{name}.md")
+
+    def with_shared(self, name: str) -> str:
+        """What all steps are told, then a step's own task: prompt caches keep beginnings."""
+        return f"{self.shared}\n\n{self.task(name)}"
 
 
 def read_options(model: type[_Model], given: Mapping[str, Any], whose: str) -> _Model:

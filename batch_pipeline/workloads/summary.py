@@ -6,7 +6,8 @@ does not: a workload's own figures, looks (reports/).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.workloads.base import load_workload
 from batch_pipeline.workloads.results import RowResult, stream_results
 
@@ -84,6 +86,50 @@ def summarize_batch(ledger: Ledger, batch: Batch) -> Summary | None:
     if not isinstance(workload, Summarizing):
         return None
     return workload.summarize(stream_results(ledger, batch, workload))
+
+
+def outcome_figures(
+    outcomes: Mapping[Outcome, int],
+    words: Mapping[str, Outcome],
+    of_what: str,
+    always: Collection[str],
+) -> list[SummaryFigure]:
+    """How many of all rows ended how.
+
+    Args:
+        outcomes: all rows, by outcome.
+        words: what the outcomes are called, in the order of the figures.
+        of_what: what the rows are.
+        always: names that are said at 0 too.
+    """
+    total = sum(outcomes.values())
+    return [
+        SummaryFigure(name=name, rows=outcomes.get(outcome, 0), of=total, of_what=of_what)
+        for name, outcome in words.items()
+        if outcomes.get(outcome) or name in always
+    ]
+
+
+def table_of(
+    title: str, counts: Counter[str], of_what: str, *, of: int | None = None, most: int = 10
+) -> SummaryTable:
+    """A table of labels of our own; those that models choose are for LabelCounts.
+
+    Args:
+        title: what the labels are.
+        counts: rows by label.
+        of_what: what the rows are.
+        of: how many there are, where a row may have several labels, or none.
+        most: labels at most, the most frequent ones first.
+    """
+    return SummaryTable(
+        title=title,
+        of=counts.total() if of is None else of,
+        of_what=of_what,
+        several=of is not None,
+        entries=[SummaryEntry(label=k, rows=n) for k, n in counts.most_common(most)],
+        more_labels=max(0, len(counts) - most),
+    )
 
 
 class LabelCounts:

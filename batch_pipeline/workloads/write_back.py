@@ -232,7 +232,7 @@ class _Cells:
         return {**dict.fromkeys(pending, blank), **said}
 
     def of_chunk(self, ledger: Ledger, chunk_key: str) -> Desired:
-        """For the rows of a chunk that have ended."""
+        """For the rows of a chunk that have ended; skipped ones had before the run began."""
         found: list[Item] = []
         with ledger.read() as connection:
             for chunk in find_chunks(connection, ledger.realm, [chunk_key]):
@@ -243,14 +243,14 @@ class _Cells:
                     chunk.first_ordinal,
                     chunk.row_count,
                 )
-        return self._said(ledger, found)
+        return self._said(ledger, (one for one in found if one.outcome is not Outcome.SKIPPED))
 
     def _said(self, ledger: Ledger, items: Iterable[Item]) -> dict[int, Mapping[str, str]]:
         headers = self._headers
         return {
             number: {headers[role]: text for role, text in texts.items() if role in headers}
             for number, texts in self._workload.sheet_cells(
-                ledger, self._batch, items, self._folder
+                ledger, self._batch, items, self._folder, headers
             )
         }
 

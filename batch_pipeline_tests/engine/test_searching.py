@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.engine.job import Job, Spending
 from batch_pipeline.engine.searching import STEP, SearchUnavailableError
-from batch_pipeline.engine.step import Done, LocalStep, LocalWork, Row, Step
+from batch_pipeline.engine.step import Done, LocalStep, LocalWork, Row, Step, with_tools
 from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.documents import read_documents
@@ -181,14 +181,6 @@ def test_what_searches_cost_is_part_of_the_budget(simulator: Simulator, tmp_path
 def test_a_search_waits_for_what_calls_in_flight_leave_of_a_budget(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    @asynccontextmanager
-    async def looking(tools: Tools) -> AsyncIterator[LocalWork]:
-        async def work(row: Row, place: Place) -> Done:
-            answer = await tools.search("ahrefs", SearchQuery(row["Topic"], "se"), place)
-            return Done({"found": answer.results[0]["title"]})
-
-        yield work
-
     simulator.configure(latency={"base_s": 0.5, "per_output_token_s": 0.0, "jitter_s": 0.0})
     bench = Bench(tmp_path, simulator)
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(12)))
@@ -196,7 +188,7 @@ def test_a_search_waits_for_what_calls_in_flight_leave_of_a_budget(
     budget = round(0.0076 * NANO)
     job = bench.job(batch, spending=Spending(batch_nano=budget))
     job = searched(bench, job, cost_usd=0.0005)
-    job = replace(job, steps=(LocalStep("look", looking, at_once=4), STEPS[1]))
+    job = replace(job, steps=(LocalStep("look", with_tools(search_alone), at_once=4), STEPS[1]))
     ran = finish(bench.start(job), job)
     assert ran.outcomes == {"succeeded": 12}, ran.done.message
     assert ran.done.tally.cost_nano <= budget
@@ -282,15 +274,10 @@ def test_a_killed_search_is_asked_again_and_nothing_else(
     assert calls(simulator) <= settled + in_flight
 
 
-@asynccontextmanager
-async def searching_alone(tools: Tools) -> AsyncIterator[LocalWork]:
+async def search_alone(row: Row, place: Place, tools: Tools) -> Done:
     """Each row asks a query of its own."""
-
-    async def work(row: Row, place: Place) -> Done:
-        answer = await tools.search("ahrefs", SearchQuery(row["Topic"], "se"), place)
-        return Done({"found": answer.results[0]["title"]})
-
-    yield work
+    answer = await tools.search("ahrefs", SearchQuery(row["Topic"], "se"), place)
+    return Done({"found": answer.results[0]["title"]})
 
 
 def test_rows_are_not_searched_for_long_before_a_model_is_asked(
@@ -300,7 +287,7 @@ def test_rows_are_not_searched_for_long_before_a_model_is_asked(
     bench = Bench(tmp_path, simulator, workers=2)
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(60)))
     job = searched(bench, bench.job(batch))
-    look = LocalStep("look", searching_alone, searches={"ahrefs": 1})
+    look = LocalStep("look", with_tools(search_alone), searches={"ahrefs": 1})
     job = replace(job, steps=(look, STEPS[1]))
     assert finish(bench.start(job), job).outcomes == {"succeeded": 60}
     ahead, most = 0, 0
@@ -318,7 +305,7 @@ def test_rows_stay_pending_where_the_provider_refuses_every_search(
     bench = Bench(tmp_path, simulator)
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(20)))
     job = searched(bench, bench.job(batch))
-    job = replace(job, steps=(LocalStep("look", searching_alone), STEPS[1]))
+    job = replace(job, steps=(LocalStep("look", with_tools(search_alone)), STEPS[1]))
     ran = finish(bench.start(job), job)
     assert ran.outcomes == {"pending": 20}
     assert ran.done.status == "stopped"

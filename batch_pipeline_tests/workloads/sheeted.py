@@ -7,7 +7,7 @@ own. What does not: assertions.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -63,7 +63,12 @@ class SheetedTopics(RoadmapsWorkload):
         )
 
     def sheet_cells(
-        self, ledger: Ledger, batch: Batch, items: Iterable[Item], folder: Path
+        self,
+        ledger: Ledger,
+        batch: Batch,
+        items: Iterable[Item],
+        folder: Path,
+        roles: Collection[str],
     ) -> Iterator[tuple[int, Mapping[str, str]]]:
         """How each row ended."""
         for item in items:

@@ -10,11 +10,19 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from batch_pipeline.engine.searching import SearchUnavailableError
-from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Row, Step
+from batch_pipeline.engine.step import (
+    AnyStep,
+    Done,
+    LocalStep,
+    LocalWork,
+    Row,
+    Step,
+    in_thread,
+    with_tools,
+)
 from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.fetch.async_pages import AsyncPages
 from batch_pipeline.fetch.settings import load_fetch_settings
@@ -86,7 +94,7 @@ from batch_pipeline.workloads.articles.record import (
     iso,
     job_id,
 )
-from batch_pipeline.workloads.operator_files import read_prompt
+from batch_pipeline.workloads.operator_files import Prompts
 
 _SERP = "ahrefs"
 _KEYWORDS = "ahrefs-keywords"
@@ -128,14 +136,12 @@ class ArticleSteps:
 
     def __init__(
         self,
-        shared_prompt: str,
-        folder: Path,
+        prompts: Prompts,
         rules: QcRules,
         options: ArticleOptions,
         timeout_s: float,
     ) -> None:
-        self._shared = shared_prompt
-        self._folder = folder
+        self._prompts = prompts
         self._rules = rules
         self._options = options
         self._timeout_s = timeout_s
@@ -151,7 +157,7 @@ class ArticleSteps:
             self._profile(CLASSIFY_ANCHOR, AnchorClass, anchor_content, 200, "anchor", "target"),
             LocalStep(
                 PACKAGE,
-                self._open_package,
+                with_tools(self._package),
                 checkpoint=True,
                 at_once=32,
                 searches=_SEARCHES,
@@ -161,7 +167,7 @@ class ArticleSteps:
             self._writing(OUTLINE, "multi_stage", Outline, briefs.job, 1_000, (1_900, 350)),
             self._writing(DRAFT, "multi_stage", Article, briefs.draft, 3_000, (2_300, 2_000)),
             self._writing(POLISH, "multi_stage", Article, briefs.polish, 3_500, (4_000, 2_100)),
-            LocalStep(QC, self._open_qc),
+            LocalStep(QC, in_thread(self._check)),
         )
 
     # ---- LLM steps ----
@@ -171,7 +177,7 @@ class ArticleSteps:
     ) -> Step:
         return Step(
             name=name,
-            system_prompt=self._prompt(name),
+            system_prompt=self._prompts.task(name),
             output_model=model,
             content=content,
             items_name="subjects",
@@ -198,8 +204,7 @@ class ArticleSteps:
     ) -> Step:
         return Step(
             name=name,
-            # The shared part first: prompt caches keep beginnings.
-            system_prompt=f"{self._shared}\n\n{self._prompt(name)}",
+            system_prompt=self._prompts.with_shared(name),
             output_model=model,
             content=content,
             items_name="jobs",
@@ -210,9 +215,6 @@ class ArticleSteps:
             applies=lambda row: self._choices(row).strategy == strategy,
             typical_tokens=typical,
         )
-
-    def _prompt(self, name: str) -> str:
-        return read_prompt(self._folder / f"{name}.md")
 
     def _choices(self, row: Row) -> Choices:
         return choices_of(row, self._options)
@@ -272,13 +274,6 @@ class ArticleSteps:
         return Done(record_.model_dump(mode="json"))
 
     # ---- package ----
-
-    @asynccontextmanager
-    async def _open_package(self, tools: Tools) -> AsyncIterator[LocalWork]:
-        async def work(row: Row, place: Place) -> Done:
-            return await self._package(row, place, tools)
-
-        yield work
 
     async def _package(self, row: Row, place: Place, tools: Tools) -> Done:
         """Search, and put all that is known together."""
@@ -395,13 +390,6 @@ class ArticleSteps:
         )
 
     # ---- QC ----
-
-    @asynccontextmanager
-    async def _open_qc(self, tools: Tools) -> AsyncIterator[LocalWork]:
-        async def work(row: Row, place: Place) -> Done:
-            return await asyncio.to_thread(self._check, row, place, tools)
-
-        yield work
 
     def _check(self, row: Row, place: Place, tools: Tools) -> Done:
         """Control the article, with one automatic repair; the verdict is the job's."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from batch_pipeline.engine.step import AnyStep, Row
-from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch, Item
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
@@ -25,11 +24,12 @@ from batch_pipeline.workloads.articles.qc.rules import load_rules
 from batch_pipeline.workloads.articles.record import QC, QcRecord
 from batch_pipeline.workloads.articles.review import edited_documents, facts_of, name_of
 from batch_pipeline.workloads.articles.steps import ArticleSteps
+from batch_pipeline.workloads.base import no_packs
 from batch_pipeline.workloads.config import DEFS_FOLDER
-from batch_pipeline.workloads.operator_files import read_options
+from batch_pipeline.workloads.operator_files import Prompts, read_options
 from batch_pipeline.workloads.results import RowResult
 from batch_pipeline.workloads.reviews import Documents, ReviewFacts
-from batch_pipeline.workloads.summary import Summary, SummaryEntry, SummaryFigure, SummaryTable
+from batch_pipeline.workloads.summary import Summary, outcome_figures, table_of
 
 
 class ArticlesWorkload:
@@ -70,15 +70,10 @@ class ArticlesWorkload:
         Raises:
             UsageError: an option, a prompt file or a rules file cannot be used, or `pack` is set.
         """
-        if knobs.get("pack", 1) != 1:
-            raise UsageError(
-                f"pack is {knobs['pack']!r}, but articles are written one by one.",
-                "Leave pack out.",
-            )
+        no_packs(knobs, "articles are written one by one")
         folder = Path(knobs["folder"])
         return ArticleSteps(
-            prompt,
-            folder,
+            Prompts(prompt, folder),
             load_rules(folder),
             read_options(ArticleOptions, knobs.get("options", {}), "articles"),
             float(knobs.get("timeout_s", 120.0)),
@@ -153,18 +148,6 @@ class ArticlesWorkload:
             strategies[done.strategy] += 1
             models[done.model] += 1
             issues.update({f"{one.severity} {one.category}" for one in done.report.issues})
-        total, delivered = sum(outcomes.values()), outcomes[Outcome.SUCCEEDED]
-
-        def table(title: str, counts: Counter[str], *, several: bool = False) -> SummaryTable:
-            return SummaryTable(
-                title=title,
-                of=delivered,
-                of_what="delivered jobs",
-                several=several,
-                entries=[SummaryEntry(label=k, rows=n) for k, n in counts.most_common(10)],
-                more_labels=max(0, len(counts) - 10),
-            )
-
         words = {
             "Delivered": Outcome.SUCCEEDED,
             "Blocked": Outcome.BLOCKED,
@@ -174,14 +157,10 @@ class ArticlesWorkload:
         }
         return Summary(
             title="What became of the jobs",
-            figures=[
-                SummaryFigure(name=name, rows=outcomes[outcome], of=total, of_what="jobs")
-                for name, outcome in words.items()
-                if outcomes[outcome] or name in ("Delivered", "Blocked", "Aborted")
-            ],
+            figures=outcome_figures(outcomes, words, "jobs", ("Delivered", "Blocked", "Aborted")),
             tables=[
-                table("Writing strategy", strategies),
-                table("Models", models),
-                table("QC notes", issues, several=True),
+                table_of("Writing strategy", strategies, "delivered jobs"),
+                table_of("Models", models, "delivered jobs"),
+                table_of("QC notes", issues, "delivered jobs", of=outcomes[Outcome.SUCCEEDED]),
             ],
         )

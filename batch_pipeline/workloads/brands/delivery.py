@@ -7,7 +7,7 @@ files (files.py), writing cells (sinks/sheets.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from batch_pipeline.ledger.batches import UNCHANGED, Batch, Item, stream_items
@@ -65,7 +65,7 @@ def write_files(
 
 
 def sheet_cells(
-    ledger: Ledger, batch: Batch, items: Iterable[Item], folder: Path
+    ledger: Ledger, batch: Batch, items: Iterable[Item], folder: Path, roles: Collection[str]
 ) -> Iterator[tuple[int, Mapping[str, str]]]:
     """What a sheet says of rows that have ended: status, and where a brand's files are.
 
@@ -76,6 +76,7 @@ def sheet_cells(
         batch: the batch.
         items: some of its rows, or all; pending ones are left out.
         folder: the batch's folder.
+        roles: what is written: the names of folders are not looked up for nothing.
 
     Yields:
         The row's number and its texts by role; a role that is absent leaves its cell alone.
@@ -84,6 +85,8 @@ def sheet_cells(
     last: dict[int, Fact] | None = None
     for item in items:
         match item.outcome:
+            case Outcome.SUCCEEDED if SHEET_OUTPUT not in roles:
+                yield item.number, {SHEET_STATUS: COMPLETED}
             case Outcome.SUCCEEDED:
                 names = names or batch_folders(ledger, batch.batch_id)
                 path = folder / BRANDS_FOLDER / names[item.item_id]

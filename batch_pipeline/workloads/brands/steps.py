@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Row, Step
+from batch_pipeline.engine.step import AnyStep, Done, LocalStep, LocalWork, Row, Step, with_tools
 from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.batches import stream_items
 from batch_pipeline.ledger.store import Ledger
@@ -41,7 +40,7 @@ from batch_pipeline.workloads.brands.research import (
     within_tokens,
 )
 from batch_pipeline.workloads.brands.rows import BRAND, INPUT_COLUMNS
-from batch_pipeline.workloads.operator_files import read_prompt
+from batch_pipeline.workloads.operator_files import Prompts
 
 PROVIDER = "tavily"
 SEARCHES = 3
@@ -82,17 +81,13 @@ class BrandSteps:
     """Makes the steps of a run.
 
     Args:
-        shared_prompt: what all LLM steps are told.
-        folder: where each step's own task is.
+        prompts: what the LLM steps are told.
         options: the run's.
         timeout_s: seconds until a call counts as timed out.
     """
 
-    def __init__(
-        self, shared_prompt: str, folder: Path, options: BrandOptions, timeout_s: float
-    ) -> None:
-        self._shared = shared_prompt
-        self._folder = folder
+    def __init__(self, prompts: Prompts, options: BrandOptions, timeout_s: float) -> None:
+        self._prompts = prompts
         self._options = options
         self._timeout_s = timeout_s
 
@@ -102,7 +97,7 @@ class BrandSteps:
         return (
             LocalStep(
                 COLLECTION,
-                self._open_collection,
+                with_tools(self._collect),
                 applies=lambda row: research,
                 # What was found stays the brand's research: its answers go by it.
                 checkpoint=True,
@@ -119,8 +114,7 @@ class BrandSteps:
         sizes = _SIZES[name]
         return Step(
             name=name,
-            # The shared part first: prompt caches keep beginnings.
-            system_prompt=f"{self._shared}\n\n{self._prompt(name)}",
+            system_prompt=self._prompts.with_shared(name),
             output_model=ANSWERS[name],
             content=partial(self._content, name),
             items_name="brands",
@@ -148,17 +142,7 @@ class BrandSteps:
         content["research"] = within_tokens(pages, max(room, _LEAST_RESEARCH_TOKENS))
         return content
 
-    def _prompt(self, name: str) -> str:
-        return read_prompt(self._folder / f"{name}.md")
-
     # ---- collection ----
-
-    @asynccontextmanager
-    async def _open_collection(self, tools: Tools) -> AsyncIterator[LocalWork]:
-        async def work(row: Row, place: Place) -> Done:
-            return await self._collect(row, place, tools)
-
-        yield work
 
     async def _collect(self, row: Row, place: Place, tools: Tools) -> Done:
         """Search the web for the brand."""

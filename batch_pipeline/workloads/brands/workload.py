@@ -7,17 +7,16 @@ What belongs here: what component, CLI and reports know of brands. What does not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from batch_pipeline.engine.step import AnyStep, Row
-from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch, Item
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.sources.table import InputRow, InputTable
-from batch_pipeline.workloads.base import SheetColumns
+from batch_pipeline.workloads.base import SheetColumns, no_packs
 from batch_pipeline.workloads.brands.collected import RECORD, RecordDocument
 from batch_pipeline.workloads.brands.delivery import sheet_cells, write_files
 from batch_pipeline.workloads.brands.models import ANSWERS
@@ -32,9 +31,9 @@ from batch_pipeline.workloads.brands.rows import (
     open_brands,
 )
 from batch_pipeline.workloads.brands.steps import PROVIDER, BrandSteps
-from batch_pipeline.workloads.operator_files import read_options
+from batch_pipeline.workloads.operator_files import Prompts, read_options
 from batch_pipeline.workloads.results import RowResult, stream_results
-from batch_pipeline.workloads.summary import LabelCounts, Summary, SummaryFigure
+from batch_pipeline.workloads.summary import LabelCounts, Summary, SummaryFigure, outcome_figures
 
 _LISTED = 10
 """Competitors and products in a cell."""
@@ -102,15 +101,9 @@ class BrandsWorkload:
         Raises:
             UsageError: an option or a prompt file cannot be used, or `pack` is set.
         """
-        if knobs.get("pack", 1) != 1:
-            raise UsageError(
-                f"pack is {knobs['pack']!r}, but brands are asked about one by one: each brings "
-                "pages of research.",
-                "Leave pack out.",
-            )
+        no_packs(knobs, "brands are asked about one by one: each brings pages of research")
         return BrandSteps(
-            prompt,
-            Path(knobs["folder"]),
+            Prompts(prompt, Path(knobs["folder"])),
             read_options(BrandOptions, knobs.get("options", {}), "brands"),
             float(knobs.get("timeout_s", 120.0)),
         ).make()
@@ -173,10 +166,15 @@ class BrandsWorkload:
         return SheetColumns(tuple(name for name in keys if name), columns.status, columns.output)
 
     def sheet_cells(
-        self, ledger: Ledger, batch: Batch, items: Iterable[Item], folder: Path
+        self,
+        ledger: Ledger,
+        batch: Batch,
+        items: Iterable[Item],
+        folder: Path,
+        roles: Collection[str],
     ) -> Iterator[tuple[int, Mapping[str, str]]]:
         """What a sheet says of rows that have ended; see delivery.sheet_cells."""
-        return sheet_cells(ledger, batch, items, folder)
+        return sheet_cells(ledger, batch, items, folder, roles)
 
     def summarize(self, rows: Iterator[RowResult]) -> Summary:
         """How many brands were done, and what they are."""
@@ -194,7 +192,7 @@ class BrandsWorkload:
             positions.add([done.categorization.market_position])
             aside += done.set_aside > 0
             noted += bool(done.notes)
-        total, completed = sum(outcomes.values()), outcomes[Outcome.SUCCEEDED]
+        completed = outcomes[Outcome.SUCCEEDED]
         words = {
             "Completed": Outcome.SUCCEEDED,
             "Failed": Outcome.FAILED,
@@ -206,11 +204,7 @@ class BrandsWorkload:
         return Summary(
             title="What became of the brands",
             figures=[
-                *(
-                    SummaryFigure(name=name, rows=outcomes[outcome], of=total, of_what="brands")
-                    for name, outcome in words.items()
-                    if outcomes[outcome] or name in ("Completed", "Failed", "Unchanged")
-                ),
+                *outcome_figures(outcomes, words, "brands", ("Completed", "Failed", "Unchanged")),
                 *(
                     SummaryFigure(name=name, rows=rows, of=completed, of_what=of_what)
                     for name, rows in (

@@ -6,11 +6,8 @@ counting votes (voting.py), whether a topic is completed (completion.py).
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,9 +18,10 @@ from batch_pipeline.engine.step import (
     Branches,
     Done,
     LocalStep,
-    LocalWork,
     Row,
     Step,
+    in_thread,
+    with_tools,
 )
 from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.tables import Outcome
@@ -63,7 +61,7 @@ from batch_pipeline.workloads.flashcards.voting import (
     synthesis_content,
     tally,
 )
-from batch_pipeline.workloads.operator_files import read_prompt
+from batch_pipeline.workloads.operator_files import Prompts
 
 RESEARCH = "research"
 SOURCES = "sources"
@@ -96,15 +94,12 @@ _CHARS_PER_TOKEN = 4
 _JUDGED: frozenset[VoteOutcome] = frozenset({"no_consensus", "unsure"})
 _SHOWN_OBJECTIONS = 2
 
-Work = Callable[[Row, Place, Tools], Done]
-
 
 class FlashcardSteps:
     """Makes the steps of a run.
 
     Args:
-        shared_prompt: prompt.md: what holds for every card.
-        folder: where the other prompts are.
+        prompts: prompt.md, which holds for every card, and the others.
         rules: the checks of cards.
         voting: voters and bounds.
         options: the run's.
@@ -113,15 +108,13 @@ class FlashcardSteps:
 
     def __init__(
         self,
-        shared_prompt: str,
-        folder: Path,
+        prompts: Prompts,
         rules: CheckRules,
         voting: VotingRules,
         options: FlashcardOptions,
         timeout_s: float,
     ) -> None:
-        self._shared = shared_prompt
-        self._folder = folder
+        self._prompts = prompts
         self._rules = rules
         self._voting = voting
         self._options = options
@@ -132,7 +125,7 @@ class FlashcardSteps:
     def make(self) -> Sequence[AnyStep]:
         """The steps, in order."""
         first = {"web": self._web, "exa": self._exa, "unified": self._unified}[self._options.mode]
-        return (*first(), *self._checking(), LocalStep(RECORD, self._local(self._record)))
+        return (*first(), *self._checking(), LocalStep(RECORD, in_thread(self._record)))
 
     # ---- the modes ----
 
@@ -143,14 +136,14 @@ class FlashcardSteps:
     def _exa(self) -> Iterator[AnyStep]:
         if self._options.research:
             # More than Exa answers in a second, so that its limit is what bounds a run.
-            yield LocalStep(RESEARCH, self._open_research, at_once=64, searches={EXA: 1})
+            yield LocalStep(RESEARCH, with_tools(self._research), at_once=64, searches={EXA: 1})
         yield self._cards("", self._material, _searched(self._options.web_search))
 
     def _unified(self) -> Iterator[AnyStep]:
         search = self._options.web_search
         yield self._step(
             RESEARCH,
-            self._prompt("plan" if search is None else RESEARCH),
+            self._prompts.task("plan" if search is None else RESEARCH),
             TopicPlan,
             lambda row: {**_topic(row), "wanted": self._wanted},
             output=(4_000, 100 * self._wanted),
@@ -159,12 +152,12 @@ class FlashcardSteps:
         )
         if search is not None:
             # Before eight voters and all that follows are paid for nothing.
-            yield LocalStep(SOURCES, self._local(self._any_source))
+            yield LocalStep(SOURCES, in_thread(self._any_source))
         yield Branches(VOTES, tuple(self._voter(voter) for voter in self._voting.voters))
-        yield LocalStep(TALLY, self._local(self._tally))
+        yield LocalStep(TALLY, in_thread(self._tally))
         yield self._step(
             SYNTHESIS,
-            self._prompt(SYNTHESIS),
+            self._prompts.task(SYNTHESIS),
             OptimizedPrompt,
             self._synthesis_content,
             output=(8_000, 0),
@@ -174,13 +167,13 @@ class FlashcardSteps:
 
     def _checking(self) -> Iterator[AnyStep]:
         """Check the cards; ask those again that fail, and for those that are missing."""
-        yield LocalStep(CHECK, self._local(self._checker(CARDS)))
+        yield LocalStep(CHECK, in_thread(self._checker(CARDS)))
         for number in range(1, self._options.rounds + 1):
             again, check = f"{AGAIN}_{number}", self._checks[number]
             yield self._again(number)
             yield LocalStep(
                 check,
-                self._local(self._checker(again, self._checks[number - 1])),
+                in_thread(self._checker(again, self._checks[number - 1])),
                 applies=partial(self._takes_check, again),
             )
 
@@ -199,7 +192,7 @@ class FlashcardSteps:
     ) -> Step:
         return self._step(
             CARDS,
-            self._with_task(task),
+            self._prompts.with_shared(task) if task else self._prompts.shared,
             CardsAnswer,
             lambda row: {**content(row), "wanted": self._wanted},
             output=(_CARDS_BASE, _CARD_TOKENS * self._wanted),
@@ -210,7 +203,7 @@ class FlashcardSteps:
     def _voter(self, voter: VoterRules) -> Step:
         return self._step(
             f"vote_{voter.name}",
-            self._prompt("vote"),
+            self._prompts.task("vote"),
             Vote,
             lambda row: {
                 **self._material(row),
@@ -238,7 +231,7 @@ class FlashcardSteps:
 
         return self._step(
             f"{AGAIN}_{number}",
-            self._with_task(AGAIN),
+            self._prompts.with_shared(AGAIN),
             CardsAnswer,
             content,
             # all of them may fail
@@ -284,13 +277,6 @@ class FlashcardSteps:
             web_search=search,
         )
 
-    def _with_task(self, task: str) -> str:
-        """What holds for every card, then the task: prompt caches keep beginnings."""
-        return f"{self._shared}\n\n{self._prompt(task)}" if task else self._shared
-
-    def _prompt(self, name: str) -> str:
-        return read_prompt(self._folder / f"{name}.md")
-
     # ---- content ----
 
     def _material(self, row: Row) -> dict[str, Any]:
@@ -327,13 +313,6 @@ class FlashcardSteps:
 
     # ---- research by Exa ----
 
-    @asynccontextmanager
-    async def _open_research(self, tools: Tools) -> AsyncIterator[LocalWork]:
-        async def work(row: Row, place: Place) -> Done:
-            return await self._research(row, place, tools)
-
-        yield work
-
     async def _research(self, row: Row, place: Place, tools: Tools) -> Done:
         depth = self._options.depth
         query = SearchQuery(
@@ -359,20 +338,7 @@ class FlashcardSteps:
 
     # ---- the other local steps ----
 
-    @staticmethod
-    def _local(work: Work) -> Callable[[Tools], AbstractAsyncContextManager[LocalWork]]:
-        """A local step that needs no input or output of its own."""
-
-        @asynccontextmanager
-        async def open_work(tools: Tools) -> AsyncIterator[LocalWork]:
-            async def do(row: Row, place: Place) -> Done:
-                return await asyncio.to_thread(work, row, place, tools)
-
-            yield do
-
-        return open_work
-
-    def _checker(self, step: str, before: str = "") -> Work:
+    def _checker(self, step: str, before: str = "") -> Callable[[Row, Place, Tools], Done]:
         def work(row: Row, place: Place, tools: Tools) -> Done:
             record = check_cards(
                 row,

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from batch_pipeline.engine.step import AnyStep, Row
-from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.sources.table import InputTable
+from batch_pipeline.workloads.base import no_packs
 from batch_pipeline.workloads.config import DEFS_FOLDER
 from batch_pipeline.workloads.flashcards.files import write_files
 from batch_pipeline.workloads.flashcards.options import FlashcardOptions
@@ -24,9 +25,9 @@ from batch_pipeline.workloads.flashcards.record import RECORD, TopicRecord
 from batch_pipeline.workloads.flashcards.rules import load_check_rules, load_voting_rules
 from batch_pipeline.workloads.flashcards.steps import EXA, FlashcardSteps
 from batch_pipeline.workloads.flashcards.topics import FILTERS, TOPIC_PATH, open_topics
-from batch_pipeline.workloads.operator_files import read_options
+from batch_pipeline.workloads.operator_files import Prompts, read_options
 from batch_pipeline.workloads.results import RowResult
-from batch_pipeline.workloads.summary import Summary, SummaryEntry, SummaryFigure, SummaryTable
+from batch_pipeline.workloads.summary import Summary, SummaryFigure, outcome_figures, table_of
 
 _MOST_LABELS = 12
 
@@ -79,16 +80,10 @@ class FlashcardsWorkload:
         Raises:
             UsageError: an option, a prompt file or a rules file cannot be used, or `pack` is set.
         """
-        if knobs.get("pack", 1) != 1:
-            raise UsageError(
-                f"pack is {knobs['pack']!r}, but topics are asked about one by one: a search's "
-                "sources are one topic's.",
-                "Leave pack out.",
-            )
+        no_packs(knobs, "topics are asked about one by one: a search's sources are one topic's")
         folder = Path(knobs["folder"])
         return FlashcardSteps(
-            prompt,
-            folder,
+            Prompts(prompt, folder),
             load_check_rules(folder),
             load_voting_rules(folder),
             read_options(FlashcardOptions, knobs.get("options", {}), "flashcards"),
@@ -155,22 +150,18 @@ class FlashcardsWorkload:
             levels.update(card.bloom_level for card in done.cards)
             difficulties.update(card.difficulty for card in done.cards)
             checks.update(name for one in done.refused for name in set(one.checks))
-        topics, delivered = outcomes.total(), kinds.total()
+        delivered = kinds.total()
+        table = partial(table_of, most=_MOST_LABELS)
         words = {
             "Completed": Outcome.SUCCEEDED,
             "Failed": Outcome.FAILED,
             "Blocked": Outcome.BLOCKED,
             "Pending": Outcome.PENDING,
         }
-        figures = [
-            SummaryFigure(name=name, rows=outcomes[outcome], of=topics, of_what="topics")
-            for name, outcome in words.items()
-            if outcomes[outcome] or outcome is not Outcome.PENDING
-        ]
         return Summary(
             title="What became of the topics",
             figures=[
-                *figures,
+                *outcome_figures(outcomes, words, "topics", ("Completed", "Failed", "Blocked")),
                 SummaryFigure(
                     name="Cards delivered", rows=delivered, of=wanted, of_what="cards wanted"
                 ),
@@ -182,25 +173,11 @@ class FlashcardsWorkload:
                 ),
             ],
             tables=[
-                _table("Cards per topic", sizes, "completed topics"),
-                _table("Question types", kinds, "cards"),
-                _table("Bloom levels", levels, "cards"),
-                _table("Difficulty", difficulties, "cards"),
-                _table("Checks that refused cards fail", checks, "refused cards", of=refused),
-                _table("Why topics are not completed", reasons, "topics"),
+                table("Cards per topic", sizes, "completed topics"),
+                table("Question types", kinds, "cards"),
+                table("Bloom levels", levels, "cards"),
+                table("Difficulty", difficulties, "cards"),
+                table("Checks that refused cards fail", checks, "refused cards", of=refused),
+                table("Why topics are not completed", reasons, "topics"),
             ],
         )
-
-
-def _table(
-    title: str, counts: Counter[str], of_what: str, *, of: int | None = None
-) -> SummaryTable:
-    """Counts by label; `of` where something may have several labels."""
-    return SummaryTable(
-        title=title,
-        of=counts.total() if of is None else of,
-        of_what=of_what,
-        several=of is not None,
-        entries=[SummaryEntry(label=k, rows=n) for k, n in counts.most_common(_MOST_LABELS)],
-        more_labels=max(0, len(counts) - _MOST_LABELS),
-    )

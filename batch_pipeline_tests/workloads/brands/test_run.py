@@ -98,7 +98,8 @@ def paid_questions(bench: Bench) -> Counter[tuple[str, str]]:
 
 def cells(bench: Bench, batch: Batch, items: Sequence[Item], folder: Path) -> dict[int, Any]:
     with bench.open() as ledger:
-        return dict(BrandsWorkload().sheet_cells(ledger, batch, items, folder))
+        workload, roles = BrandsWorkload(), (SHEET_STATUS, SHEET_OUTPUT)
+        return dict(workload.sheet_cells(ledger, batch, items, folder, roles))
 
 
 def test_every_brand_of_the_sample_gets_its_valid_files_in_its_language(
