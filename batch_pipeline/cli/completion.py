@@ -16,9 +16,9 @@ import typer
 from batch_pipeline.cli import options as opt
 from batch_pipeline.cli.output import OK, Output, cut, grid, iso, moment, usd
 from batch_pipeline.errors import UsageError
+from batch_pipeline.wording import plural
 
 if TYPE_CHECKING:
-    from batch_pipeline.ledger.store import Ledger
     from batch_pipeline.settings import Realm
     from batch_pipeline.workloads.flashcards.completion_status import TopicStatus
 
@@ -82,7 +82,7 @@ def status(
     from batch_pipeline.workloads.flashcards.completion_status import read_completion
 
     voice = Output(json, verbose)
-    realm, ledger = _open(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     with ledger:
         found = _Sum.of(read_completion(ledger))
     voice.realm_notice(realm)
@@ -136,7 +136,7 @@ def failed(
     from batch_pipeline.workloads.flashcards.completion_status import read_completion
 
     voice = Output(json, verbose)
-    realm, ledger = _open(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     with ledger:
         bad = [one for one in read_completion(ledger) if one.status in _NOT_COMPLETED]
     voice.realm_notice(realm)
@@ -217,14 +217,14 @@ def reset(
     )
 
     voice = Output(json, verbose)
-    realm, ledger = _open(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     voice.realm_notice(realm)
     done: list[ResetTopic] = []
     with ledger:
         chosen = _named(topic, read_completion(ledger))
         found = _Sum.of(chosen)
         sure = voice.confirm(
-            f"Reset {_topics(found.total)} ({found.count(_COMPLETED):,} completed)? "
+            f"Reset {plural(found.total, 'topic')} ({found.count(_COMPLETED):,} completed)? "
             f"{_paid_again(found, realm)}",
             yes=yes,
         )
@@ -249,7 +249,7 @@ def reset(
     if done:
         count = len({one.topic_path for one in done})
         commands = ", ".join(f"`batch-pipeline retry {batch}`" for batch in batches)
-        voice.note(f"{_topics(count)} {_are(count)} open again: {commands}.")
+        voice.note(f"{plural(count, 'topic')} {_are(count)} open again: {commands}.")
     else:
         voice.note("Nothing was reset." if not sure else "Nothing had to be reset.")
     return OK
@@ -269,7 +269,7 @@ def clear(
     from batch_pipeline.workloads.flashcards import completion_status
 
     voice = Output(json, verbose)
-    realm, ledger = _open(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     voice.realm_notice(realm)
     rows, sure = 0, False
     with ledger:
@@ -277,12 +277,12 @@ def clear(
         if not found.total:
             voice.note(f"There is no topic in the {realm} realm.")
         elif sure := voice.confirm(
-            f"Clear the completion of {_topics(found.total)} of the {realm} realm "
+            f"Clear the completion of {plural(found.total, 'topic')} of the {realm} realm "
             f"({found.count(_COMPLETED):,} completed)? {_paid_again(found, realm)}",
             yes=yes,
         ):
             rows = completion_status.clear(ledger)
-            voice.note(f"{rows:,} rows of {_topics(found.total)} are open again.")
+            voice.note(f"{rows:,} rows of {plural(found.total, 'topic')} are open again.")
         else:
             voice.note("Nothing was cleared.")
     voice.emit({**_document(realm, found), "cleared": sure, "rows_open_again": rows})
@@ -304,7 +304,7 @@ def export(
 
     voice = Output(json, verbose)
     path = output.expanduser().resolve()
-    realm, ledger = _open(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     with ledger:
         if path.exists() and not voice.confirm(f"{path} exists. Write it anew?", yes=yes):
             voice.note("Nothing was written.")
@@ -312,17 +312,10 @@ def export(
         count = export_completion(ledger, path)
     voice.realm_notice(realm)
     voice.emit({"simulated": realm == "simulated", "topics": count, "file": str(path)})
-    voice.out.print(f"{_topics(count)} were written to {path}.", markup=False, soft_wrap=True)
+    voice.out.print(
+        f"{plural(count, 'topic')} were written to {path}.", markup=False, soft_wrap=True
+    )
     return OK
-
-
-def _open(simulate: bool | None) -> tuple[Realm, Ledger]:
-    from batch_pipeline.ledger.store import Ledger
-    from batch_pipeline.settings import load_settings
-
-    settings = load_settings()
-    realm = settings.realm(simulate)
-    return realm, Ledger(settings.ledger_url, realm)
 
 
 def _named(paths: Sequence[str], topics: Iterable[TopicStatus]) -> list[TopicStatus]:
@@ -349,10 +342,6 @@ def _named(paths: Sequence[str], topics: Iterable[TopicStatus]) -> list[TopicSta
             )
         found[name] = known[name]
     return list(found.values())
-
-
-def _topics(count: int) -> str:
-    return f"{count:,} topic{'' if count == 1 else 's'}"
 
 
 def _are(count: int) -> str:

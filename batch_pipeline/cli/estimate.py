@@ -15,6 +15,7 @@ import typer
 
 from batch_pipeline.cli import options as opt
 from batch_pipeline.cli.output import OK, Output, duration, grid, usd, usd_of
+from batch_pipeline.wording import plural
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -409,8 +410,8 @@ def _print(
         whole = sample.with_rest(first)
         spent = usd(sample.spent.get("cost_usd", 0.0))
         voice.out.print(
-            f"The sample: {_count(sample.rows, 'row')} from {_count(sample.parts, 'place')} of the "
-            f"table in {_count(sample.requests, 'request')} for {spent}, which are kept. With it: "
+            f"The sample: {plural(sample.rows, 'row')} from {plural(sample.parts, 'place')} of the "
+            f"table in {plural(sample.requests, 'request')} for {spent}, which are kept. With it: "
             f"{usd(whole.low.cost_usd)} to {usd(whole.worst.cost_usd)}, expected "
             f"{usd(whole.expected.cost_usd)}.",
             markup=False,
@@ -461,10 +462,6 @@ def lane_time(figures: LaneFigures) -> str:
     if figures.seconds_known:
         return duration(figures.seconds)
     return f"within {figures.seconds / 3_600:,.0f} h"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _row_lines(found: Estimate) -> list[tuple[str, str]]:

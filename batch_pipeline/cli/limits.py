@@ -17,7 +17,6 @@ from batch_pipeline.cli.output import OK, Output, duration, grid, iso, moment
 from batch_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from batch_pipeline.ledger.store import Ledger
     from batch_pipeline.limits.by_hand import Scope
     from batch_pipeline.limits.shared import SharedKey, SharedLimit
     from batch_pipeline.settings import Realm
@@ -54,7 +53,7 @@ def show(
     from batch_pipeline.limits.shared import list_shared
 
     voice = Output(json, verbose)
-    realm, ledger = _open(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     with ledger, ledger.read() as connection:
         found = list_shared(connection, ledger.now(connection), realm)
     voice.realm_notice(realm)
@@ -148,7 +147,7 @@ def set_(
             f"For example: batch-pipeline limits set {target} --requests-per-min 60",
         )
     voice = Output(json, verbose)
-    realm, ledger = _open(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     with ledger, ledger.write() as connection:
         scope = _scope(realm, target, key)
         cleared, warnings = 0, []
@@ -193,7 +192,7 @@ def pause(
 
     seconds = None if for_ is None else _seconds(for_)
     voice = Output(json, verbose)
-    realm, ledger = _open(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     with ledger, ledger.write() as connection:
         scope = _scope(realm, target, key)
         said = "by hand" + (f": {reason}" if reason else "")
@@ -217,7 +216,7 @@ def resume(
     from batch_pipeline.limits import by_hand
 
     voice = Output(json, verbose)
-    realm, ledger = _open(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     with ledger, ledger.write() as connection:
         scope = _scope(realm, target, key)
         ended, wider = by_hand.resume(connection, ledger.now(connection), scope)
@@ -236,15 +235,6 @@ _UNITS = {
     "requests_per_day": "requests / day",
     "concurrent": "at once",
 }
-
-
-def _open(simulate: bool | None) -> tuple[Realm, Ledger]:
-    from batch_pipeline.ledger.store import Ledger
-    from batch_pipeline.settings import load_settings
-
-    settings = load_settings()
-    realm = settings.realm(simulate)
-    return realm, Ledger(settings.ledger_url, realm)
 
 
 def _scope(realm: Realm, target: str, key: str | None) -> Scope:

@@ -1,7 +1,7 @@
 """Options that several commands share, so that one name means one thing everywhere.
 
-What belongs here: option declarations and turning them into knobs. What does not: defaults
-(defs.yaml).
+What belongs here: option declarations and turning them into knobs, and into the ledger that is
+meant. What does not: defaults (defs.yaml).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import typer
 from batch_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from batch_pipeline.ledger.store import Ledger
+    from batch_pipeline.settings import Realm
     from batch_pipeline.workloads.config import WorkloadConfig
 
 _ROADMAP = "roadmap:"
@@ -275,6 +277,16 @@ def given(**options: Any) -> dict[str, Any]:
     return {
         name: value for name, value in options.items() if value is not None and value is not False
     }
+
+
+def open_ledger(simulate: bool | None) -> tuple[Realm, Ledger]:
+    """The installation's ledger in the realm that --simulate means; the caller closes it."""
+    from batch_pipeline.ledger.store import Ledger
+    from batch_pipeline.settings import load_settings
+
+    settings = load_settings()
+    realm = settings.realm(simulate)
+    return realm, Ledger(settings.ledger_url, realm)
 
 
 def reading_options(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from batch_pipeline.cli.output import Output, duration, usd
 from batch_pipeline.errors import UsageError
+from batch_pipeline.wording import plural
 
 if TYPE_CHECKING:
     from batch_pipeline.doors import RunRequest
@@ -69,7 +70,7 @@ def plan_lines(
         return lines
     took = duration(found.seconds) if found.figures.seconds_known else "within a day"
     lines.append(
-        f"Expected: {found.requests:,} request{'' if found.requests == 1 else 's'}, "
+        f"Expected: {plural(found.requests, 'request')}, "
         f"{usd(found.cost_usd)} (low {usd(found.low.cost_usd)}, worst "
         f"{usd(found.worst.cost_usd)}), {took}, bound by {found.bound_by}."
     )
@@ -122,7 +123,7 @@ def _rows(ledger: Ledger, batch: Batch, found: Estimate) -> str:
 
 def _settings(config: WorkloadConfig, batch: Batch) -> str:
     workers = "auto" if config.workers == "auto" else f"{config.workers:,}"
-    chunks = f"{batch.chunk_count:,} chunk{'' if batch.chunk_count == 1 else 's'}"
+    chunks = plural(batch.chunk_count, "chunk")
     budgets = [
         f"{usd(amount)} {of}"
         for amount, of in (

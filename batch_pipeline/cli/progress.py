@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from batch_pipeline.cli.output import Output, duration, usd
+from batch_pipeline.wording import plural
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -133,8 +134,6 @@ class ProgressView:
 
 
 def _figures(progress: Progress, left: float | None, per_minute: float | None) -> str:
-    from batch_pipeline.reports.words import plural
-
     parts = [f"{progress.succeeded:,} succeeded", f"{progress.failed:,} failed"]
     if progress.blocked:
         parts.append(f"{progress.blocked:,} blocked")

@@ -56,15 +56,12 @@ def reconcile(
     """
     from batch_pipeline.ledger.calls import RECONCILE, Reconcile
     from batch_pipeline.ledger.overview import lost_attempts
-    from batch_pipeline.ledger.store import Ledger
     from batch_pipeline.ledger.tables import NANO
-    from batch_pipeline.settings import load_settings
 
     voice = Output(json, verbose)
-    settings = load_settings()
-    realm = settings.realm(simulate)
+    realm, ledger = opt.open_ledger(simulate)
     voice.realm_notice(realm)
-    with Ledger(settings.ledger_url, realm) as ledger:
+    with ledger:
         with ledger.read() as connection:
             lost = lost_attempts(connection, realm, batch)
         costs = _costs(lost, from_, attempt or [], cost, not_billed)

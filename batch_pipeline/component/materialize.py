@@ -63,6 +63,7 @@ from batch_pipeline.ledger.tables import NANO, Outcome
 from batch_pipeline.providers.wire import redact
 from batch_pipeline.reports.words import duration, money
 from batch_pipeline.settings import Realm, Settings
+from batch_pipeline.wording import plural
 from batch_pipeline.workloads.compare import estimate_ingested, stored_estimate
 from batch_pipeline.workloads.config import Knobs, WorkloadConfig
 from batch_pipeline.workloads.daily import keep_to_day
@@ -629,7 +630,7 @@ def _problem(came: _Came) -> str:
         ]
         more = len(came.failed_rows) - len(named)
         parts.append(
-            f"{_count(len(came.failed_chunks), 'chunk')} with failed rows: "
+            f"{plural(len(came.failed_chunks), 'chunk')} with failed rows: "
             f"{_named(came.failed_chunks)}."
         )
         parts += named
@@ -637,16 +638,12 @@ def _problem(came: _Came) -> str:
             parts.append(f"{more} more rows failed.")
     if came.unfinished:
         parts.append(
-            f"{_count(len(came.unfinished), 'chunk')} with rows still to do: "
+            f"{plural(len(came.unfinished), 'chunk')} with rows still to do: "
             f"{_named(came.unfinished)}."
         )
     if parts:
         parts.append("Run these chunks again: only rows without a result are asked again.")
     return "\n".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _named(keys: list[str]) -> str:

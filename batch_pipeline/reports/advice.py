@@ -17,9 +17,9 @@ from batch_pipeline.reports.words import (
     figure,
     money,
     percent,
-    plural,
     unanswered_line,
 )
+from batch_pipeline.wording import plural
 
 ENOUGH_TO_CACHE = 1_024
 """Tokens from which providers keep a repeated beginning of prompts."""

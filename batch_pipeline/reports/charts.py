@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.reports import words
 from batch_pipeline.reports.model import BatchReport, EstimateCheck, ProviderJobs
+from batch_pipeline.wording import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def _outcomes(report: BatchReport) -> Chart:
         _Bar(name, rows, f"{words.count(rows)}  ({words.percent(rows / report.rows)})", colour)
         for name, rows, colour in shown
     ]
-    caption = f"Share of all {words.plural(report.rows, 'row')}."
+    caption = f"Share of all {plural(report.rows, 'row')}."
     return _drawn("Outcomes", caption, len(bars) * 44 + 8, _horizontal(bars, report.rows))
 
 
@@ -98,13 +99,13 @@ def _cost(report: BatchReport) -> Chart:
         _Bar(
             _shortened(use.model),
             use.cost_usd,
-            f"{words.money(use.cost_usd)}  ({words.plural(use.requests, 'request')})",
+            f"{words.money(use.cost_usd)}  ({plural(use.requests, 'request')})",
             _ACCENT,
         )
         for use in used
     ]
     if report.lost_cost_usd:
-        lost = words.plural(report.attempts_lost, "attempt")
+        lost = plural(report.attempts_lost, "attempt")
         bars.append(
             _Bar(
                 "Lost calls, at worst case",
@@ -144,11 +145,11 @@ def _latency(report: BatchReport) -> Chart:
 
     caption = (
         f"{'Real-time attempts' if report.provider_jobs else 'Attempts'} by time to the whole "
-        f"reply, {words.plural(latency.attempts, 'attempt')}; "
+        f"reply, {plural(latency.attempts, 'attempt')}; "
         f"the slowest took {words.duration(latency.max_s)}."
     )
     if buckets[-1].to_s is None:
-        beyond = words.plural(buckets[-1].attempts, "attempt")
+        beyond = plural(buckets[-1].attempts, "attempt")
         caption += f" The last bar is {beyond} over {words.duration(buckets[-1].from_s)}."
     return _drawn("Latency", caption, 190, draw)
 
@@ -162,7 +163,7 @@ def _jobs(jobs: ProviderJobs) -> Chart:
         _Bar(
             _shortened(job.job_id),
             took,
-            f"{words.duration(took)}  ({words.plural(job.rows, 'row')})",
+            f"{words.duration(took)}  ({plural(job.rows, 'row')})",
             _OK if job.ended_as == "succeeded" else _WARN,
         )
         for job, took in ended
@@ -191,7 +192,7 @@ def _throughput(report: BatchReport) -> Chart:
     attempts = sum(bucket.attempts for bucket in buckets)
     caption = (
         f"Rows that ended per {words.duration(width)} of the last run that made calls: "
-        f"{words.plural(rows, 'row')}, {words.plural(attempts, 'attempt')}."
+        f"{plural(rows, 'row')}, {plural(attempts, 'attempt')}."
     )
     return _drawn("Throughput", caption, 190, draw)
 

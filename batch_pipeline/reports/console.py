@@ -16,6 +16,7 @@ from rich.text import Text
 
 from batch_pipeline.reports import words
 from batch_pipeline.reports.model import BatchReport, RunCounts, SkipCause
+from batch_pipeline.wording import plural
 
 _MAX_PROBLEMS = 5
 _MAX_HINTS = 3
@@ -49,8 +50,8 @@ def print_summary(report: BatchReport, console: Console) -> None:
         table.add_row(
             "Batch so far",
             f"{words.part(report.outcomes.succeeded, report.rows)} rows succeeded, "
-            f"{words.plural(report.requests, 'request')}, {words.money(report.cost_usd)} "
-            f"in {words.plural(report.runs_total, 'run')}",
+            f"{plural(report.requests, 'request')}, {words.money(report.cost_usd)} "
+            f"in {plural(report.runs_total, 'run')}",
         )
     _add_money(table, report)
     _add_people(table, report)
@@ -149,7 +150,7 @@ def _add_rows(
     if pending:
         table.add_row("Pending", Text(words.count(pending), style="yellow"))
     rate = words.percent(succeeded / ended if ended else None)
-    table.add_row("Success rate", f"{rate} of {words.plural(ended, 'row')} that ended")
+    table.add_row("Success rate", f"{rate} of {plural(ended, 'row')} that ended")
 
 
 def _add_spend(
@@ -166,7 +167,7 @@ def _add_spend(
     wall_s: float,
     rate_wait_s: float,
 ) -> None:
-    again = f" ({words.plural(attempts, 'attempt')})" if attempts != requests else ""
+    again = f" ({plural(attempts, 'attempt')})" if attempts != requests else ""
     table.add_row("Requests", words.count(requests) + again)
     table.add_row("Tokens", f"{words.count(input_tokens)} in, {words.count(output_tokens)} out")
     lost = f" + up to {words.money(lost_cost_usd)} for lost calls" if lost_cost_usd else ""
@@ -175,7 +176,7 @@ def _add_spend(
     if asked and requests and wall_s > 0:
         table.add_row(
             "Pace",
-            f"{words.duration(wall_s / asked)} per row over {words.plural(asked, 'row')} asked, "
+            f"{words.duration(wall_s / asked)} per row over {plural(asked, 'row')} asked, "
             f"{requests * 60 / wall_s:,.0f} requests a minute",
         )
     if calls_s > 0:
@@ -187,7 +188,7 @@ def _add_money(table: Table, report: BatchReport) -> None:
     """Of the whole batch: who answered, lanes, budgets, the prompt cache, the estimate."""
     called = [use for use in report.models if use.attempts]
     if len(called) > 1 or report.fallbacks:
-        answered = [f"{use.model}: {words.plural(use.rows, 'row')}" for use in report.models]
+        answered = [f"{use.model}: {plural(use.rows, 'row')}" for use in report.models]
         table.add_row("Answered by", Text("; ".join(answered)))
     if len(report.steps) > 1:
         for place, step in enumerate(report.steps):
@@ -255,7 +256,7 @@ def _print_problems(report: BatchReport, console: Console) -> None:
         if problem.next_step:
             console.print(Text(f"  Next: {problem.next_step}"))
     if len(found) > _MAX_PROBLEMS:
-        more = words.plural(len(found) - _MAX_PROBLEMS, "more problem")
+        more = plural(len(found) - _MAX_PROBLEMS, "more problem")
         console.print(Text(f"  ... and {more}: see the report."))
 
 

@@ -22,7 +22,7 @@ from batch_pipeline.ledger.tables import Outcome, attempts, items, runs
 from batch_pipeline.providers.base import ErrorKind
 from batch_pipeline.providers.registry import find_provider
 from batch_pipeline.reports.model import Fallback, FallbackCause
-from batch_pipeline.reports.words import plural
+from batch_pipeline.wording import plural
 
 _AUTO = "auto"
 _MAX_ERROR_CHARS = 300

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from batch_pipeline.reports import words
 from batch_pipeline.reports.model import BatchReport
+from batch_pipeline.wording import plural
 
 if TYPE_CHECKING:
     from batch_pipeline.reports.charts import Chart
@@ -66,7 +67,7 @@ def render_html(report: BatchReport, charts: Sequence[Chart] | None = None) -> s
         words.money,
         words.part,
         words.percent,
-        words.plural,
+        plural,
         words.saving,
         words.saving_line,
         words.searches_line,

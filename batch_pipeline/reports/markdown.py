@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from batch_pipeline.reports import words
 from batch_pipeline.reports.model import BatchReport, ChunkReport, ProblemRow
+from batch_pipeline.wording import plural
 
 if TYPE_CHECKING:
     from batch_pipeline.reports.charts import Chart
@@ -103,7 +104,7 @@ def _figures(report: BatchReport) -> list[list[str]]:
         ("Cost", words.money(report.cost_usd)
          + (f" + up to {words.money(lost)} for lost calls" if lost else "")),
         ("Per 1,000 rows asked", words.money(per_1000) if per_1000 is not None else "-"),
-        ("Time", f"{words.duration(report.wall_s)} in {words.plural(report.runs_total, 'run')}"),
+        ("Time", f"{words.duration(report.wall_s)} in {plural(report.runs_total, 'run')}"),
         ("Rate wait", f"{words.duration(report.rate_wait_s)} over all calls"),
         ("Latency", f"p50 {words.duration(report.latency.p50_s)}, "
          f"p95 {words.duration(report.latency.p95_s)}"),
@@ -322,14 +323,14 @@ def _money(report: BatchReport) -> list[str]:
     if spent.lost_calls:
         lines.append(
             f"- Lost: up to {words.money(spent.lost_usd)} for "
-            f"{words.plural(spent.lost_calls, 'call')} whose reply is not there. "
+            f"{plural(spent.lost_calls, 'call')} whose reply is not there. "
             f"`batch-pipeline reconcile {report.batch}` settles them."
         )
     if spent.reserved_calls:
-        calls = words.plural(spent.reserved_calls, "call")
+        calls = plural(spent.reserved_calls, "call")
         lines.append(f"- Reserved now: {words.money(spent.reserved_usd)} for {calls} under way.")
     if spent.reconciled_calls:
-        calls = words.plural(spent.reconciled_calls, "lost call")
+        calls = plural(spent.reconciled_calls, "lost call")
         lines.append(f"- Reconciled: {words.money(spent.reconciled_usd)} for {calls}.")
     lines += [
         f"- Budget, {_text(words.budget_name(budget))}: {words.budget_line(budget)}."
@@ -354,9 +355,7 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _more(total: int, one: str) -> str:
     left = total - _MAX_ROWS
-    return (
-        f"\n\n... and {words.plural(left, 'more ' + one)}: see the HTML report." if left > 0 else ""
-    )
+    return f"\n\n... and {plural(left, 'more ' + one)}: see the HTML report." if left > 0 else ""
 
 
 def _text(text: str, most: int = _MAX_TEXT) -> str:

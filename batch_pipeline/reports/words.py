@@ -30,6 +30,7 @@ from batch_pipeline.reports.model import (
     StepUse,
     UnansweredLines,
 )
+from batch_pipeline.wording import plural
 from batch_pipeline.workloads.summary import SummaryFigure, SummaryTable
 
 SIMULATED = (
@@ -92,11 +93,6 @@ def part(number: int, of: int) -> str:
 def moment(at: datetime | None) -> str:
     """`2026-11-21 14:00:05 UTC`."""
     return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def plural(number: int, one: str, many: str | None = None) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
 ESTIMATE_NAMES = {

@@ -29,6 +29,7 @@ from batch_pipeline.pricing.calibration import (
 from batch_pipeline.pricing.prices import Lane
 from batch_pipeline.pricing.web_search import Added
 from batch_pipeline.providers.base import Usage
+from batch_pipeline.wording import plural
 
 
 class Standing(StrEnum):
@@ -645,7 +646,7 @@ def search_line(found: SearchEstimate, money: Callable[[float | None], str]) -> 
         money: writes USD.
     """
     name = _PROPER.get(found.provider, found.provider.capitalize())
-    calls = f"{found.calls:,} search{'' if found.calls == 1 else 'es'}"
+    calls = plural(found.calls, "search", "searches")
     text = (
         f"{name}{', by its models' if found.by_model else ''}: {calls}, {money(found.usd)} (low "
         f"{found.low:,}, {money(found.low_usd)}; worst {found.worst:,}, {money(found.worst_usd)}), "
@@ -666,7 +667,7 @@ def basis_line(found: Estimate) -> str:
     basis = found.basis
 
     def source(name: str, calls: int, margin: float) -> str:
-        of = f" of {calls:,} request{'' if calls == 1 else 's'}" if calls else ""
+        of = f" of {plural(calls, 'request')}" if calls else ""
         return f"{name}{of} (±{margin:.0%})"
 
     return (

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
+from batch_pipeline.wording import plural
 from batch_pipeline.workloads.flashcards.models import Objective
 from batch_pipeline.workloads.flashcards.record import Source, TopicRecord
 from batch_pipeline.workloads.flashcards.rules import CheckRules, VotingRules
@@ -42,7 +43,7 @@ def sources_problem(sources: Sequence[Source], rules: CheckRules) -> str:
     if found >= least:
         return ""
     return (
-        f"The research gave {_counted(found, 'source')}, at least {least} "
+        f"The research gave {plural(found, 'source')}, at least {least} "
         f"{'is' if least == 1 else 'are'} needed."
     )
 
@@ -85,7 +86,7 @@ def _cards_problem(record: TopicRecord, rules: CheckRules) -> str:
         return ""
     repeated = len(record.cards) - len(questions)
     return (
-        f"{_counted(len(questions), 'card')} of {record.wanted} passed the checks"
+        f"{plural(len(questions), 'card')} of {record.wanted} passed the checks"
         + (f" ({repeated} more repeat a question)" if repeated else "")
         + f", at least {least} must."
     )
@@ -96,7 +97,3 @@ def _generic_stems() -> frozenset[str]:
     lists = read_words("content.yaml")
     verbs = [verb for words in lists["bloom_verbs"].values() for verb in words]
     return stems_of([*lists["generic"], *verbs])
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
