@@ -30,15 +30,16 @@ def ask(
     *contents: dict[str, Any],
     provider: str = "google",
     search: WebSearch | None = None,
+    bound: int = 60_000,
 ) -> Reply:
-    """One request for some items."""
+    """One request for some items; `bound`: output tokens."""
     step = Step("step", "Write.", model, lambda row: dict(row), items_name="items")
     request = LlmRequest(
         model=MODELS[provider],
         system=step.system_prompt,
         user=step.user_message(list(contents)),
         schema=step.request_schema,
-        max_output_tokens=60_000,
+        max_output_tokens=bound,
         web_search=search,
     )
     codec = PROVIDERS[provider].codec

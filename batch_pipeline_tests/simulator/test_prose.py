@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Collection
@@ -16,14 +15,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from py3langid.langid import LanguageIdentifier
 
-from batch_pipeline.engine.step import Step
-from batch_pipeline.providers.base import Finish, LlmRequest, Reply
-from batch_pipeline.providers.registry import PROVIDERS
-from batch_pipeline.providers.transport import Transport
+from batch_pipeline.providers.base import Finish, Reply
 from batch_pipeline.simulator.config import ARTICLE_FAULTS
-from batch_pipeline.simulator.launch import base_urls
 from batch_pipeline.simulator.prose import Brief, Written, write_article, write_outline
 from batch_pipeline.workloads.articles.models import Article, Outline
+from batch_pipeline_tests.simulator import asking
 from batch_pipeline_tests.simulator.running import Running
 
 MARKDOWN = MarkdownIt()
@@ -414,48 +410,21 @@ def test_an_article_of_a_long_brief_takes_less_than_five_milliseconds() -> None:
 
 # Over HTTP, as the engine asks.
 
-MODELS = {
-    "google": "gemini-3.5-flash",
-    "anthropic": "claude-haiku-4-5",
-    "openai": "gpt-5.4-mini",
-    "openrouter": "openai/gpt-5.4-mini",
-}
-
-
-def step(name: str) -> Step:
-    model = Outline if name == "outline" else Article
-    return Step(name, "Write.", model, lambda row: dict(row), items_name="jobs")
-
 
 def ask(
     simulator: Running, provider: str, name: str, brief: dict[str, Any], bound: int = 4_100
 ) -> Reply:
-    asked = step(name)
-    request = LlmRequest(
-        model=MODELS[provider],
-        system=asked.system_prompt,
-        user=asked.user_message([brief]),
-        schema=asked.request_schema,
-        max_output_tokens=bound,
-    )
-    codec = PROVIDERS[provider].codec
-
-    async def send() -> Reply:
-        call = codec.build(request, key="sk-test", base_url=base_urls(simulator.url)[provider])
-        async with Transport() as transport:
-            return codec.read(await transport.send(call, timeout_s=20))
-
-    return asyncio.run(send())
+    model = Outline if name == "outline" else Article
+    return asking.ask(simulator, model, brief, provider=provider, bound=bound)
 
 
 def only(reply: Reply) -> dict[str, Any]:
     assert reply.finish is Finish.STOP
-    (result,) = json.loads(reply.text)["results"]
-    assert result.pop("id") == "0"
-    return dict(result)
+    (result,) = asking.answers(reply)
+    return result
 
 
-@pytest.mark.parametrize("provider", list(MODELS))
+@pytest.mark.parametrize("provider", list(asking.MODELS))
 def test_outline_draft_and_polish_go_through_every_providers_dialect(
     simulator: Running, provider: str
 ) -> None:
