@@ -6,10 +6,12 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batch_pipeline.settings import LEDGER_VARIABLE
+from batch_pipeline_tests.chromium import chromium
 from batch_pipeline_tests.postgres import TEST_URL_VARIABLE, Postgres, postgres_for_tests
 from batch_pipeline_tests.simulated import Simulator
 
@@ -79,3 +81,18 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def either_database(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the installation's ledger be at `ledger_url`, for this process and those it starts."""
     monkeypatch.setenv(LEDGER_VARIABLE, ledger_url)
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    """A page of headless Chromium."""
+    with chromium() as browser:
+        yield browser.new_page(viewport={"width": 1440, "height": 900})
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Path:
+    """The folder in UI_SCREENSHOTS, else the test's own."""
+    folder = Path(os.environ.get("UI_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

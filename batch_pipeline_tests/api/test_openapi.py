@@ -5,8 +5,6 @@ The requests are schemathesis' own, made from the document.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from batch_pipeline_tests.api.conftest import Place, Server
+from batch_pipeline_tests.chromium import CHROMIUM, chromium
 
 CASES = 1_200
 CHECKS = [
@@ -32,7 +31,6 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -190,30 +188,25 @@ def test_the_report_of_a_batch_is_its_json(server: Server) -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 def test_the_page_of_the_documents_loads_nothing_from_elsewhere(
-    server: Server, tmp_path: Path
+    server: Server, screenshots: Path
 ) -> None:
-    from playwright.sync_api import sync_playwright
-
-    folder = Path(os.environ.get("UI_SCREENSHOTS") or tmp_path)
     asked: list[str] = []
     wrong: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
         page.goto(f"{server.url}/docs")
         page.get_by_text("/batch/submit-contents").first.wait_for()
-        page.screenshot(path=folder / "api_docs.png")
+        page.screenshot(path=screenshots / "api_docs.png")
         page.locator("#operations-batch-get_status .opblock-summary-control").click()
         page.get_by_role("button", name="Try it out").click()
         page.get_by_placeholder("job_id").fill("my_batch")
         page.get_by_role("button", name="Execute").click()
         page.locator(".live-responses-table .microlight").first.wait_for()
         assert '"job_id": "my_batch"' in page.locator(".live-responses-table").inner_text()
-        page.screenshot(path=folder / "api_docs_answer.png")
-        browser.close()
+        page.screenshot(path=screenshots / "api_docs_answer.png")
     assert wrong == []
     assert {url.split("/")[2] for url in asked if url.startswith("http")} == {
         server.url.removeprefix("http://")

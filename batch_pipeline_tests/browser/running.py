@@ -1,11 +1,10 @@
-"""A webserver on an installation's home, and what headless Chromium is started with.
+"""A webserver on an installation's home.
 
 What belongs here: starting and ending. What does not: fixtures (conftest.py), assertions.
 """
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,18 +15,8 @@ from pathlib import Path
 
 import httpx
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @contextmanager

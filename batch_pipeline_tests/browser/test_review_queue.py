@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline_tests.browser.running import BIN, CHROMIUM, webserver
+from batch_pipeline_tests.browser.running import BIN, webserver
+from batch_pipeline_tests.chromium import CHROMIUM
 from batch_pipeline_tests.fetch.archive import shared_archive
 from batch_pipeline_tests.simulated import Simulator
 

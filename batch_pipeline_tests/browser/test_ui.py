@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from batch_pipeline_tests.browser.running import BIN, CHROMIUM, ROOT, webserver
+from batch_pipeline_tests.browser.running import BIN, ROOT, webserver
+from batch_pipeline_tests.chromium import CHROMIUM
 from batch_pipeline_tests.engine.test_faults import topics
 from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.simulated import Simulator

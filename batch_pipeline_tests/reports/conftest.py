@@ -116,6 +116,15 @@ def clean(room: Room) -> Iterator[Reported]:
 
 
 @pytest.fixture(scope="package")
+def again(room: Room, clean: Reported) -> BatchReport:
+    """`clean` once more, when every row of it is known."""
+    with room.ledger() as ledger:
+        batch = room.ingest(ledger, "clean", topics(150))
+        room.run(ledger, batch, "clean-again")
+        return build_report(ledger, batch, run_id="clean-again")
+
+
+@pytest.fixture(scope="package")
 def troubled(room: Room, clean: Reported) -> Iterator[Reported]:
     """100 topics: 30 known from `clean`, 2 duplicates, a poison, a refused, a bad, an empty row."""
     rows = topics(130)[100:] + [{**row, "Topic": f"Other {row['Topic']}"} for row in topics(70)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -23,9 +22,8 @@ from batch_pipeline.reports.files import write_reports
 from batch_pipeline.reports.html import render_html
 from batch_pipeline.reports.markdown import render_markdown
 from batch_pipeline.reports.model import BatchReport
+from batch_pipeline_tests.chromium import CHROMIUM, chromium
 from batch_pipeline_tests.reports.conftest import PERSIAN, SCRIPT, Reported, Room, topics
-
-_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class _Page(HTMLParser):
@@ -180,19 +178,15 @@ def test_the_summary_on_the_terminal_has_every_count_with_its_denominator(
 
 
 def test_the_summary_of_a_fully_cached_run_says_all_rows_cached(
-    room: Room, clean: Reported
+    clean: Reported, again: BatchReport
 ) -> None:
-    with room.ledger() as ledger:
-        batch = room.ingest(ledger, "clean", topics(150))
-        room.run(ledger, batch, "clean-for-console")
-        report = build_report(ledger, batch, run_id="clean-for-console")
-    text = _summary(report)
+    text = _summary(again)
     assert "All rows cached" in text
     assert _line(text, "Cache hits") == "Cache hits 150/150 (100.0 %)"
     assert _line(text, "Cost") == "Cost $0.00"
     assert _line(text, "Batch so far").startswith("Batch so far 150/150 (100.0 %) rows succeeded")
     assert "All rows cached" not in _summary(clean.report)
-    assert "All rows cached" in _Page(render_html(report)).text
+    assert "All rows cached" in _Page(render_html(again)).text
 
 
 def test_the_summary_names_the_files(clean: Reported) -> None:
@@ -256,27 +250,18 @@ def test_a_share_is_never_rounded_to_all_or_nothing() -> None:
     assert words.percent(1.0) == "100.0 %"
 
 
-@pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_page_fits_a_phone_and_breaks_none_of_its_own_rules(
     troubled: Reported, tmp_path: Path
 ) -> None:
-    from playwright.sync_api import sync_playwright
-
     path = write_reports(troubled.report, tmp_path).html_path
     said: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=_CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        try:
-            for width in (1280, 390):
-                page = browser.new_page(viewport={"width": width, "height": 900})
-                page.on("console", lambda message: said.append(message.text))
-                page.on("request", lambda request: said.append(request.url))
-                page.goto(path.as_uri())
-                assert page.evaluate("document.documentElement.scrollWidth") == width
-                assert page.locator("figure svg").count() == 4
-        finally:
-            browser.close()
+    with chromium() as browser:
+        for width in (1280, 390):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.on("console", lambda message: said.append(message.text))
+            page.on("request", lambda request: said.append(request.url))
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert page.locator("figure svg").count() == 4
     assert set(said) == {path.as_uri()}

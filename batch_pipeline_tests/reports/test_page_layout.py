@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +16,13 @@ from batch_pipeline.reports.model import (
     SearchUse,
     SkipCause,
 )
+from batch_pipeline_tests.chromium import CHROMIUM
 from batch_pipeline_tests.reports.conftest import PERSIAN, Reported
 
-_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _LONG = "openrouter/anthropic/claude-haiku-5-5-20261001-thinking"
 _ROW = "شرکت دیجی‌کالا"
 
-pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium on this machine")
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=_CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield browser.new_page(viewport={"width": 1440, "height": 900})
-        browser.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The folder in UI_SCREENSHOTS, else the test's own."""
-    found = Path(os.environ.get("UI_SCREENSHOTS") or tmp_path)
-    found.mkdir(parents=True, exist_ok=True)
-    return found
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 def _wide(report: BatchReport) -> BatchReport:
@@ -88,12 +64,12 @@ def _wide(report: BatchReport) -> BatchReport:
 
 
 def test_no_table_is_wider_than_its_section_on_a_desktop(
-    troubled: Reported, page: Any, folder: Path
+    troubled: Reported, page: Any, screenshots: Path
 ) -> None:
-    path = write_reports(_wide(troubled.report), folder).html_path
+    path = write_reports(_wide(troubled.report), screenshots).html_path
     page.set_viewport_size({"width": 1440, "height": 900})
     page.goto(path.as_uri())
-    page.screenshot(path=folder / "report-1440.png", full_page=True)
+    page.screenshot(path=screenshots / "report-1440.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 1440
     overflowing = page.evaluate(
         "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)"
@@ -105,9 +81,9 @@ def test_no_table_is_wider_than_its_section_on_a_desktop(
 
 
 def test_persian_reads_from_the_right_and_what_stands_around_it_from_the_left(
-    troubled: Reported, page: Any, folder: Path
+    troubled: Reported, page: Any, screenshots: Path
 ) -> None:
-    path = write_reports(_wide(troubled.report), folder).html_path
+    path = write_reports(_wide(troubled.report), screenshots).html_path
     page.set_viewport_size({"width": 1440, "height": 900})
     page.goto(path.as_uri())
 

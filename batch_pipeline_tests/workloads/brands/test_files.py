@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import re
-import shutil
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
@@ -35,10 +34,10 @@ from batch_pipeline.workloads.brands.models import Insights, ProductCatalog
 from batch_pipeline.workloads.brands.pages import escaped, html_report
 from batch_pipeline.workloads.brands.record import BrandRecord
 from batch_pipeline.workloads.brands.sections import labels_in
+from batch_pipeline_tests.chromium import CHROMIUM, chromium
 from batch_pipeline_tests.workloads.brands import samples
 from batch_pipeline_tests.workloads.brands.samples import bare_brand, persian_brand
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 RECORDS = [persian_brand(), bare_brand(), persian_brand(simulated=True)]
 
 
@@ -343,14 +342,9 @@ def test_escaped_text_is_one_paragraph_that_says_the_same(text: str) -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 def test_a_browser_lays_the_page_out_from_the_right_and_asks_for_nothing(tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
     write_brand_files(tmp_path, persian_brand())
     page_url = (tmp_path / "human_reports/brand_report.html").as_uri()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800})
         asked: list[str] = []
         said: list[str] = []
@@ -360,7 +354,6 @@ def test_a_browser_lays_the_page_out_from_the_right_and_asks_for_nothing(tmp_pat
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         heading = page.locator("h1 bdi").bounding_box()
         assert heading is not None and heading["x"] + heading["width"] > 350
-        browser.close()
     assert asked == [page_url] and said == []
 
 
