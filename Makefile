@@ -38,7 +38,7 @@ test: install
 		scratch=$$(mktemp -d /dev/shm/bp-tests-XXXXXX); trap 'rm -rf "$$scratch"' EXIT INT TERM; \
 	fi; \
 	unset PYTHONDONTWRITEBYTECODE; \
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -q \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q \
 		$${scratch:+--basetemp="$$scratch/t"} $(TESTS)
 
 check: install

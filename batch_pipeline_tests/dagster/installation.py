@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,13 @@ class Installation:
         statement = sa.select(sa.func.count()).select_from(attempts).where(*where)
         with self.ledger(realm) as ledger, ledger.read() as connection:
             return int(connection.execute(statement).scalar_one())
+
+    def how_attempts_ended(self) -> list[tuple[str, str | None, int]]:
+        """State, kind of error and members of each attempt: what a wrong count is made of."""
+        columns = attempts.c.state, attempts.c.error_kind, attempts.c.members
+        with self.ledger() as ledger, ledger.read() as connection:
+            rows = connection.execute(sa.select(*columns).order_by(attempts.c.attempt_id))
+            return [(state, kind, len(json.loads(members))) for state, kind, members in rows]
 
     def count_sent(self) -> int:
         """Attempts that went onto the wire: one written ahead and not sent is refunded."""

@@ -79,7 +79,7 @@ def test_a_table_ingested_in_the_ui_is_launched_once_with_the_options_it_came_wi
     result = _execute(defs, instance, request)
 
     assert result.success
-    assert here.count_attempts() == 13
+    assert here.count_attempts() == 13, here.how_attempts_ended()
     assert here.statuses(instance) == {"0001": "MATERIALIZED", "0002": "MATERIALIZED"}
     assert not _tick(defs, "roadmaps_reconcile_chunks", instance).run_requests
 
