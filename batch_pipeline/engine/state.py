@@ -164,6 +164,9 @@ class RunState:
 
     async def wait(self, seconds: float) -> None:
         """Sleep, but not beyond a stop."""
+        if self.stopping:
+            # It came while the caller had a call in flight: nobody will cancel this sleep.
+            return
         task = asyncio.current_task()
         assert task is not None
         self.before_send.add(task)

