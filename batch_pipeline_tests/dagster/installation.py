@@ -78,13 +78,6 @@ class Installation:
         with self.ledger(realm) as ledger, ledger.read() as connection:
             return int(connection.execute(statement).scalar_one())
 
-    def how_attempts_ended(self) -> list[tuple[str, str | None, int]]:
-        """State, kind of error and members of each attempt: what a wrong count is made of."""
-        columns = attempts.c.state, attempts.c.error_kind, attempts.c.members
-        with self.ledger() as ledger, ledger.read() as connection:
-            rows = connection.execute(sa.select(*columns).order_by(attempts.c.attempt_id))
-            return [(state, kind, len(json.loads(members))) for state, kind, members in rows]
-
     def count_sent(self) -> int:
         """Attempts that went onto the wire: one written ahead and not sent is refunded."""
         return self.count_attempts() - self.count_attempts(state="refunded")
