@@ -6,6 +6,7 @@ What belongs here: helpers that tests of several rooms use. What does not: asser
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 
 from batch_pipeline.engine.job import ChunkDone, Job, RunDone
 from batch_pipeline.engine.thread import EngineThread
 from batch_pipeline.ledger.batches import Batch, Item, list_chunks, stream_items
 from batch_pipeline.ledger.store import Ledger
+from batch_pipeline.ledger.tables import AttemptState, attempts
 from batch_pipeline.settings import LEDGER_VARIABLE, Settings
 from batch_pipeline.simulator.launch import ensure_simulator, stop_simulator
 from batch_pipeline.workloads.config import WorkloadConfig, load_workload_config
@@ -38,6 +41,9 @@ QUICK: dict[str, Any] = {
     "exa_per_second": 1_000,
     "tavily_per_minute": 60_000,
 }
+
+WENT_OUT = attempts.c.state != AttemptState.REFUNDED.value
+"""Of an attempt: one that was written ahead, and then came too late for its turn, is refunded."""
 
 
 @cache
@@ -178,6 +184,14 @@ class Bench:
         """Run a batch to its end."""
         job = self.job(batch, run_id, **settings)
         return finish(self.start(job), job)
+
+    def asked(self, *steps: str) -> Counter[str]:
+        """Attempts that went onto the wire, by step; of all steps unless some are named."""
+        statement = sa.select(attempts.c.step).where(WENT_OUT)
+        if steps:
+            statement = statement.where(attempts.c.step.in_(steps))
+        with self.open() as ledger, ledger.read() as connection:
+            return Counter(connection.execute(statement).scalars())
 
     def items(self, batch: Batch) -> list[Item]:
         """All items of a batch, in order."""

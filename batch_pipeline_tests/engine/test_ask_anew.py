@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -87,13 +86,6 @@ def run(bench: Bench, batch: Batch, verdict: str, run_id: str, **settings: Any) 
     return finish(bench.start(job), job)
 
 
-def asked(bench: Bench) -> Counter[str]:
-    """Calls to models by step."""
-    with bench.open() as ledger, ledger.read() as connection:
-        steps = sa.select(attempts.c.step).where(attempts.c.step.in_(["draft", "polish"]))
-        return Counter(connection.execute(steps).scalars())
-
-
 def settled(bench: Bench) -> int:
     with bench.open() as ledger, ledger.read() as connection:
         done = sa.select(sa.func.count()).where(
@@ -131,7 +123,7 @@ def test_a_row_that_is_to_be_asked_anew_is_so_once_by_all_steps_but_not_searched
     bench = Bench(tmp_path, simulator)
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(6)))
     assert run(bench, batch, "anew", "first").outcomes == {"failed": 6}
-    assert asked(bench) == {"draft": 6, "polish": 6}
+    assert bench.asked("draft", "polish") == {"draft": 6, "polish": 6}
     assert (briefed(bench), calls(simulator)) == (6, QUERIES)
     with bench.open() as ledger:
         document = documents_of(ledger, batch.batch_id, 0)["check"]
@@ -140,9 +132,9 @@ def test_a_row_that_is_to_be_asked_anew_is_so_once_by_all_steps_but_not_searched
 
     # a second failure asks anew once more, a success is the end of it
     assert run(bench, batch, "anew", "second").outcomes == {"failed": 6}
-    assert asked(bench) == {"draft": 12, "polish": 12}
+    assert bench.asked("draft", "polish") == {"draft": 12, "polish": 12}
     assert run(bench, batch, "good", "third").outcomes == {"succeeded": 6}
-    assert asked(bench) == {"draft": 18, "polish": 18}
+    assert bench.asked("draft", "polish") == {"draft": 18, "polish": 18}
     assert run(bench, batch, "good", "fourth").done.tally.attempts == 0
     assert briefed(bench) == 18
     assert calls(simulator) == QUERIES, "what searches have found still counts"
@@ -155,22 +147,22 @@ def test_steps_that_did_their_part_are_not_asked_anew(simulator: Simulator, tmp_
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(6)))
     assert run(bench, batch, "wording", "first").outcomes == {"failed": 6}
     assert run(bench, batch, "wording", "second").outcomes == {"failed": 6}
-    assert (asked(bench), briefed(bench)) == ({"draft": 6, "polish": 12}, 6)
+    assert (bench.asked("draft", "polish"), briefed(bench)) == ({"draft": 6, "polish": 12}, 6)
     # what is kept counts from the moment that held for it before
     assert run(bench, batch, "anew", "third").outcomes == {"failed": 6}
-    assert (asked(bench), briefed(bench)) == ({"draft": 6, "polish": 18}, 6)
+    assert (bench.asked("draft", "polish"), briefed(bench)) == ({"draft": 6, "polish": 18}, 6)
     whole = {item.fresh_after for item in bench.items(batch)}
     assert run(bench, batch, "wording", "fourth").outcomes == {"failed": 6}
-    assert (asked(bench), briefed(bench)) == ({"draft": 12, "polish": 24}, 12)
+    assert (bench.asked("draft", "polish"), briefed(bench)) == ({"draft": 12, "polish": 24}, 12)
     assert {item.fresh_at("draft") for item in bench.items(batch)} == whole
     assert {item.fresh_at("polish") for item in bench.items(batch)}.isdisjoint(whole)
     assert run(bench, batch, "good", "fifth").outcomes == {"succeeded": 6}
-    assert (asked(bench), briefed(bench)) == ({"draft": 12, "polish": 30}, 12)
+    assert (bench.asked("draft", "polish"), briefed(bench)) == ({"draft": 12, "polish": 30}, 12)
     with bench.open() as ledger:
         assert start_generation(ledger, batch.batch_id) == 6
     assert {item.fresh_at("draft") for item in bench.items(batch)}.isdisjoint(whole)
     assert run(bench, batch, "good", "forced").outcomes == {"succeeded": 6}
-    assert (asked(bench), briefed(bench)) == ({"draft": 18, "polish": 36}, 18)
+    assert (bench.asked("draft", "polish"), briefed(bench)) == ({"draft": 18, "polish": 36}, 18)
     money_agrees(bench, batch)
 
 
@@ -184,9 +176,9 @@ def test_what_the_next_model_answered_anew_is_not_hidden_by_the_old_answer_of_th
     simulator.configure(faults=[{"kind": "refuse", "provider": "anthropic"}])
     assert run(bench, batch, "kept", "second").outcomes == {"failed": 6}
     simulator.configure()
-    before = asked(bench)
+    before = bench.asked("draft", "polish")
     assert run(bench, batch, "good", "third").outcomes == {"succeeded": 6}
-    assert asked(bench) == before, "it is there, and paid for"
+    assert bench.asked("draft", "polish") == before, "it is there, and paid for"
     assert {item.model for item in bench.items(batch)} == {"google/gemini-3.1-flash-lite"}
 
 
@@ -195,7 +187,7 @@ def test_a_row_that_is_not_replays_for_free(simulator: Simulator, tmp_path: Path
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(6)))
     assert run(bench, batch, "kept", "first").outcomes == {"failed": 6}
     assert run(bench, batch, "good", "second").outcomes == {"succeeded": 6}
-    assert asked(bench) == {"draft": 6, "polish": 6}
+    assert bench.asked("draft", "polish") == {"draft": 6, "polish": 6}
     assert briefed(bench) == 6
     assert [item.fresh_after for item in bench.items(batch)] == [0.0] * 6
 
@@ -207,10 +199,10 @@ def test_a_blocked_row_waits_until_it_is_included_and_is_then_asked_anew(
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(4)))
     assert run(bench, batch, "blocked", "first").outcomes == {"blocked": 4}
     assert run(bench, batch, "good", "plain").outcomes == {"blocked": 4}
-    assert asked(bench) == {"draft": 4, "polish": 4}
+    assert bench.asked("draft", "polish") == {"draft": 4, "polish": 4}
     included = run(bench, batch, "good", "included", include_blocked=True)
     assert included.outcomes == {"succeeded": 4}
-    assert asked(bench) == {"draft": 8, "polish": 8}
+    assert bench.asked("draft", "polish") == {"draft": 8, "polish": 8}
 
 
 @pytest.mark.usefixtures("either_database")
@@ -228,15 +220,15 @@ def test_kills_neither_lose_that_it_is_to_be_asked_anew_nor_make_it_so_twice(
     kill_when(start(bench, batch, "anew", "killed"), lambda: len(failed()) >= 4)
     assert all(item.fresh_after > 0 for item in failed())
     assert run(bench, batch, "anew", "ended").outcomes == {"failed": 16}
-    before, again = settled(bench), asked(bench)
+    before, again = settled(bench), bench.asked("draft", "polish")
     # a row whose first end was before the kill has met the second run as a retry
     assert 16 <= before <= 32
 
     # when all are asked anew, and none has ended
     kill_when(start(bench, batch, "hang", "retried"), lambda: settled(bench) == before + 16)
-    assert asked(bench) == {step: count + 16 for step, count in again.items()}
+    assert bench.asked("draft", "polish") == {step: count + 16 for step, count in again.items()}
     assert run(bench, batch, "good", "resumed").outcomes == {"succeeded": 16}
-    assert asked(bench) == {step: count + 16 for step, count in again.items()}
+    assert bench.asked("draft", "polish") == {step: count + 16 for step, count in again.items()}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from batch_pipeline.engine.job import Job
 from batch_pipeline.engine.step import Branches, Done, LocalStep, LocalWork, Row, Step
 from batch_pipeline.engine.tools import Place, Tools
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.documents import read_documents
-from batch_pipeline.ledger.tables import Outcome, attempts
+from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline_tests.engine.test_crash import keys_settled, wait_for_attempts
 from batch_pipeline_tests.engine.test_local import Text, number, rows_of
 from batch_pipeline_tests.engine.test_requests import write_rows
@@ -69,11 +67,6 @@ def run(bench: Bench, batch: Batch, run_id: str = "run", **settings: Any) -> Ran
     return finish(bench.start(job), job)
 
 
-def asked(bench: Bench) -> Counter[str]:
-    with bench.open() as ledger, ledger.read() as connection:
-        return Counter(connection.execute(sa.select(attempts.c.step)).scalars())
-
-
 def votes(bench: Bench, batch: Batch) -> list[dict[str, bool]]:
     with bench.open() as ledger, ledger.read() as connection:
         kept = read_documents(connection, ledger.realm, batch.batch_id, steps=["count"])
@@ -88,7 +81,7 @@ def test_rows_take_the_branches_that_apply_side_by_side_and_go_on_once(
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(10)))
     ran = run(bench, batch)
     assert (ran.done.status, ran.outcomes) == ("done", {"succeeded": 10})
-    assert asked(bench) == {
+    assert bench.asked() == {
         "research": 10, "clarity": 10, "scaffolding": 10, "grounding": 10, "connection": 5,
         "write": 10,
     }  # fmt: skip
@@ -152,7 +145,7 @@ def test_branches_chain_through_provider_jobs(
     assert ran.done.status == "done"
     assert [item.outcome.value for item in bench.items(batch)] == ["succeeded"] * 6
     assert simulator.summary()["by_lane"]["realtime"]["attempts"] == 0
-    assert asked(bench)["write"] == 6
+    assert bench.asked()["write"] == 6
     money_agrees(bench, batch)
 
 

@@ -60,12 +60,6 @@ def run(bench: Bench, batch: Batch, run_id: str, **settings: Any) -> Ran:
     return finish(bench.start(job), job)
 
 
-def asked(bench: Bench) -> Counter[str]:
-    """Requests by step."""
-    with bench.open() as ledger, ledger.read() as connection:
-        return Counter(connection.execute(sa.select(attempts.c.step)).scalars())
-
-
 def settled(bench: Bench) -> Counter[str]:
     """Answered requests by step."""
     answered = sa.select(attempts.c.step).where(attempts.c.state == AttemptState.SETTLED.value)
@@ -89,7 +83,7 @@ def test_each_step_sees_the_answers_of_those_before_and_the_last_one_is_the_rows
     ran = run(bench, batch, "first")
     assert ran.outcomes == {"succeeded": 20}
     assert ran.done.status == "done"
-    assert asked(bench) == {"outline": 4, "draft": 10, "polish": 20}
+    assert bench.asked() == {"outline": 4, "draft": 10, "polish": 20}
     money_agrees(bench, batch)
     items = bench.items(batch)
     assert not any(item.cached for item in items)
@@ -137,7 +131,7 @@ def test_steps_chain_through_provider_jobs(
         time.sleep(0.1)
     assert ran.done.status == "done"
     assert [item.outcome.value for item in bench.items(batch)] == ["succeeded"] * 20
-    assert asked(bench) == {"outline": 4, "draft": 10, "polish": 20}
+    assert bench.asked() == {"outline": 4, "draft": 10, "polish": 20}
     money_agrees(bench, batch)
     lanes = simulator.summary()["by_lane"]
     assert lanes["realtime"]["attempts"] == 0
@@ -154,10 +148,10 @@ def test_a_row_that_fails_at_a_step_is_failed_and_a_retry_begins_there(
     first = run(bench, batch, "first")
     assert first.outcomes.get("succeeded", 0) == 0
     simulator.configure()
-    before = asked(bench)["outline"]
+    before = bench.asked()["outline"]
     second = run(bench, batch, "second")
     assert second.outcomes == {"succeeded": 10}
-    assert asked(bench)["outline"] == before == 2
+    assert bench.asked()["outline"] == before == 2
     money_agrees(bench, batch)
 
 
