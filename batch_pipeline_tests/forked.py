@@ -26,14 +26,22 @@ from typing import Any
 _LOADED = [
     "batch_pipeline.api.serving",
     "batch_pipeline.cli.main",
+    "batch_pipeline.cli.plan",
+    "batch_pipeline.cli.progress",
     "batch_pipeline.component.llm_workload",
     "batch_pipeline.component.polling",
+    "batch_pipeline.dagster_home",
+    "batch_pipeline.definitions",
     "batch_pipeline.defs.resources",
     "batch_pipeline.doors",
     "batch_pipeline.engine.lanes.batch",
     "batch_pipeline.engine.thread",
     "batch_pipeline.reports.console",
+    "batch_pipeline.reports.charts",
     "batch_pipeline.reports.files",
+    "batch_pipeline.reports.html",
+    "batch_pipeline.reports.markdown",
+    "batch_pipeline.runlog",
     "batch_pipeline.simulator.launch",
     "batch_pipeline.sinks.sheets",
     "batch_pipeline.workloads.articles.workload",
@@ -43,26 +51,43 @@ _LOADED = [
     "batch_pipeline.workloads.news.workload",
     "batch_pipeline.workloads.roadmaps.workload",
     "batch_pipeline.workloads.write_back",
+    "batch_pipeline.google_sheets.wire",
+    "batch_pipeline.providers.batch_clients",
+    "batch_pipeline_tests.engine.lanes.mortal",
+    "batch_pipeline_tests.workloads.sheeted",
     "alembic.command",
+    "anthropic",
+    "dagster._core.secrets",
     "dagster._core.storage.event_log.sqlite.sqlite_event_log",
     "dagster._core.storage.runs.sqlite.sqlite_run_storage",
     "dagster._core.storage.schedules.sqlite.sqlite_schedule_storage",
     "dagster.components.core.load_defs",
+    "google.genai",
+    "google.genai.types",
     "httpcore",
     "matplotlib.backends.backend_svg",
+    "openai",
     "pandas",
     "psycopg2",
+    "pyarrow.pandas_compat",
     "pyarrow.parquet",
+    "rich._emoji_codes",
     "rich.progress",
+    "sqlite_utils",
+    "tomlkit",
+    "upath.implementations.local",
     "sqlalchemy.dialects.postgresql",
     "sqlalchemy.dialects.sqlite",
     "uvloop",
+    "watchdog.observers.polling",
+    "batch_pipeline_tests.warm",
 ]
 
 # The server is a fresh interpreter that only imports: no thread of Python's holds a lock when it
 # forks, and the pools of OpenBLAS and jemalloc mend themselves in a fork.
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(_LOADED)
+# There is one server in a process: who forks from it elsewhere gives it no list of its own.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(_LOADED)
 
 
 class Forked:
@@ -90,7 +115,7 @@ class Forked:
         told = dict(os.environ if environment is None else environment)
         where = str(folder or Path.cwd())
         terms = work, arguments, told, where, str(self._out), str(self._err)
-        self._process = _SERVER.Process(target=_begin, args=terms)
+        self._process = SERVER.Process(target=_begin, args=terms)
         self._process.start()
         # It does not outlive this handle, nor keep the tests from ending.
         Finalize(self, _end, (self._process, place), exitpriority=1)

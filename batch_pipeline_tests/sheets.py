@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from batch_pipeline.google_sheets.access import SheetsAccess, resolve_sheets_access
 from batch_pipeline.ledger.store import Ledger
-from batch_pipeline_tests.simulated import Simulator
+from batch_pipeline_tests.simulated import Simulator, http
 
 BOOK = "1AbC-dEf_2"
 TITLE = "INPUT"
@@ -38,7 +35,7 @@ class Book:
 
     def put(self, sheets: dict[str, list[list[Any]]], **terms: Any) -> Book:
         """Replace it."""
-        reply = _http().put(
+        reply = http().put(
             f"{self.simulator.url}/_sim/sheets/{self.name}", json={"sheets": sheets, **terms}
         )
         assert reply.status_code == 200, reply.text
@@ -46,7 +43,7 @@ class Book:
 
     def all(self) -> dict[str, Any]:
         """Everything in it."""
-        reply = _http().get(f"{self.simulator.url}/_sim/sheets/{self.name}")
+        reply = http().get(f"{self.simulator.url}/_sim/sheets/{self.name}")
         assert reply.status_code == 200, reply.text
         return dict(reply.json()["sheets"])
 
@@ -56,7 +53,7 @@ class Book:
 
     def requests(self, method: str = "") -> list[dict[str, Any]]:
         """What was asked of the simulator's Sheets API since its last reset."""
-        reply = _http().get(f"{self.simulator.url}/_sim/sheets").json()
+        reply = http().get(f"{self.simulator.url}/_sim/sheets").json()
         return [one for one in reply["requests"] if not method or one["method"] == method]
 
     @property
@@ -77,12 +74,6 @@ class Book:
         return replace(
             found, reads_per_minute=1e6, writes_per_minute=1e6, timeout_s=10.0, backoff_s=0.002
         )
-
-
-@cache
-def _http() -> httpx.Client:
-    # One client: a new one reads all certificates of the machine, which takes as long as a test.
-    return httpx.Client(timeout=30)
 
 
 def fresh_book(simulator: Simulator) -> Book:

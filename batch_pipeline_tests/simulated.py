@@ -47,7 +47,8 @@ WENT_OUT = attempts.c.state != AttemptState.REFUNDED.value
 
 
 @cache
-def _http() -> httpx.Client:
+def http() -> httpx.Client:
+    """The client of this process for its neighbours."""
     # `httpx.get` reads all certificate authorities anew: 25 ms for a word with a neighbour.
     return httpx.Client(timeout=30, verify=False)
 
@@ -69,26 +70,35 @@ class Simulator:
 
     def configure(self, **settings: Any) -> None:
         """Set limits, latency, faults or the seed; what is not named has its quick default."""
-        reply = _http().put(f"{self.url}/_sim/config", json={**QUICK, **settings})
+        reply = http().put(f"{self.url}/_sim/config", json={**QUICK, **settings})
         assert reply.status_code == 200, reply.text
 
     def reset(self) -> None:
         """Empty the journal and take back all faults and limits."""
         self.configure()
-        reply = _http().post(f"{self.url}/_sim/reset")
+        reply = http().post(f"{self.url}/_sim/reset")
         assert reply.status_code == 200, reply.text
         self.configure()
 
+    def advance(self, seconds: float) -> None:
+        """Move the clock of provider jobs ahead."""
+        reply = http().post(f"{self.url}/_sim/clock", json={"advance_s": seconds})
+        assert reply.status_code == 200, reply.text
+
+    def enqueued(self) -> list[dict[str, Any]]:
+        """What provider jobs hold, by model."""
+        return list(http().get(f"{self.url}/_sim/enqueued").json()["enqueued"])
+
     def summary(self) -> dict[str, Any]:
         """Totals of the journal."""
-        return dict(_http().get(f"{self.url}/_sim/summary").json())
+        return dict(http().get(f"{self.url}/_sim/summary").json())
 
     def journal(self) -> list[dict[str, Any]]:
         """Every attempt since the last reset."""
         entries: list[dict[str, Any]] = []
         while True:
             reply = (
-                _http()
+                http()
                 .get(
                     f"{self.url}/_sim/journal",
                     params={"since": entries[-1]["n"] if entries else 0, "limit": 1_000},

@@ -7,6 +7,7 @@ SQLAlchemy: `--help` and reads start at once.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -40,7 +41,8 @@ A first look, without any key: [bold]batch-pipeline demo[/bold].
 """
 
 
-def build_app() -> typer.Typer:
+@functools.cache
+def program() -> click.Command:
     """All commands."""
     app = typer.Typer(
         help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="rich"
@@ -67,7 +69,7 @@ def build_app() -> typer.Typer:
     app.command("reconcile", rich_help_panel=upkeep)(reconcile.reconcile)
     app.add_typer(limits.app, name="limits", rich_help_panel=upkeep)
     app.add_typer(simulator.app, name="simulator", rich_help_panel=upkeep)
-    return app
+    return typer.main.get_command(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,9 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Read off the words themselves: a command line that cannot be parsed must still answer in JSON.
     output = Output(json="--json" in words, verbose="--verbose" in words)
-    command = typer.main.get_command(build_app())
     try:
-        code = command.main(words, prog_name="batch-pipeline", standalone_mode=False)
+        code = program().main(words, prog_name="batch-pipeline", standalone_mode=False)
     except click.ClickException as error:
         return _refused(output, error)
     except click.Abort:

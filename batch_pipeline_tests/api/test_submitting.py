@@ -241,7 +241,8 @@ def test_fifty_clients_at_once_lose_nothing(quiet: Server) -> None:
     answers: list[tuple[int, str]] = []
 
     def submit(n: int) -> None:
-        with httpx.Client(base_url=quiet.url, timeout=60) as client:
+        # fifty times all certificates of the machine would be most of the test
+        with httpx.Client(base_url=quiet.url, timeout=60, verify=False) as client:
             body = {"contents": articles(f"client {n}", 5), "batch_name": f"client-{n}"}
             reply = client.post("/batch/submit-contents", json=body)
             status = client.get(f"/batch/status/client-{n}")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx
 
+from batch_pipeline_tests.simulated import http
+
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +58,7 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, bound_s: flo
     while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text()[-2_000:]
         try:
-            if httpx.get(f"{url}/server_info", timeout=5).status_code == 200:
+            if http().get(f"{url}/server_info", timeout=5).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.2)

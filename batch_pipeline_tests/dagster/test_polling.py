@@ -115,12 +115,6 @@ def _live_holders(here: Installation) -> set[str]:
         return set(connection.execute(sa.select(owners.c.host).where(live)).scalars())
 
 
-def _advance(here: Installation, seconds: float) -> None:
-    """Move the providers' clock."""
-    reply = httpx.post(f"{here.simulator.url}/_sim/clock", json={"advance_s": seconds}, timeout=30)
-    reply.raise_for_status()
-
-
 def _let_all_be_due(here: Installation) -> None:
     """Let the time for the next look come."""
     with here.ledger() as ledger:
@@ -160,7 +154,7 @@ def test_nothing_but_a_tick_of_a_few_calls_looks_after_500_open_jobs_until_they_
     assert "No provider job is due" in str(_tick(defs, instance).skip_reason)
     assert (_calls(here) - before).total() == 6
 
-    _advance(here, 600)
+    here.simulator.advance(600)
     _let_all_be_due(here)
     (launch,) = _tick(defs, instance).run_requests or []
     (again,) = _tick(defs, instance).run_requests or []

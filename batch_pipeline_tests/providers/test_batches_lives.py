@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-import httpx
 import orjson
 import pytest
 
@@ -72,13 +71,6 @@ class Desk:
         found = await collect(self.api.results(job))
         assert len({result.custom_id for result in found}) == len(found)
         return {result.custom_id: result for result in found}
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock of the jobs."""
-        reply = httpx.post(
-            f"{self.simulator.url}/_sim/clock", json={"advance_s": seconds}, timeout=30
-        )
-        assert reply.status_code == 200, reply.text
 
 
 def requests(provider: str, count: int) -> list[LlmRequest]:
@@ -180,10 +172,10 @@ def test_a_job_shows_where_it_stands(provider: str, simulator: Simulator) -> Non
 
     async def use(desk: Desk) -> None:
         job = await desk.submit()
-        desk.advance(500)
+        desk.simulator.advance(500)
         job = await desk.api.job(job.name)
         assert job.state is JobState.RUNNING and job.total == 4 and job.results == ()
-        desk.advance(600)
+        desk.simulator.advance(600)
         assert (await desk.end(job)).state is JobState.SUCCEEDED
 
     run(provider, simulator, use)
@@ -197,14 +189,14 @@ def test_a_cancelled_job_keeps_what_was_answered_where_the_provider_does(
 
     async def use(desk: Desk) -> None:
         job = await desk.submit(8)
-        desk.advance(600)
+        desk.simulator.advance(600)
         deadline = time.monotonic() + 10
         # Anthropic tells no count before the end: the journal does
         while not simulator.journal():
             assert time.monotonic() < deadline
             await asyncio.sleep(0.03)
         await desk.api.cancel(job.name)
-        desk.advance(100)
+        desk.simulator.advance(100)
         done = await desk.end(job)
         assert done.state is JobState.CANCELLED
         found = ends(await desk.results(done))
@@ -225,7 +217,7 @@ def test_an_expired_job_keeps_what_was_answered_where_the_provider_does(
 
     async def use(desk: Desk) -> None:
         job = await desk.submit(4)
-        desk.advance(3 * DAY_S)
+        desk.simulator.advance(3 * DAY_S)
         done = await desk.end(job)
         assert done.state is JobState.EXPIRED
         found = ends(await desk.results(done))
@@ -293,7 +285,7 @@ def test_results_are_gone_after_a_while(provider: str, simulator: Simulator) -> 
     async def use(desk: Desk) -> None:
         done = await desk.end(await desk.submit(2))
         assert len(await desk.results(done)) == 2
-        desk.advance(40 * DAY_S)
+        desk.simulator.advance(40 * DAY_S)
         for job in (done, await desk.api.job(done.name)):
             with pytest.raises(ResultsGoneError):
                 await desk.results(job)
@@ -398,7 +390,7 @@ def test_openai_fails_a_job_beyond_the_enqueued_tokens(simulator: Simulator) -> 
     async def use(desk: Desk) -> None:
         job = await desk.submit(3)
         assert job.state is JobState.PENDING
-        desk.advance(500)
+        desk.simulator.advance(500)
         done = await desk.end(job)
         assert (done.state, done.error_code) == (JobState.FAILED, "token_limit_exceeded")
 

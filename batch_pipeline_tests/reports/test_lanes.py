@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 import pytest
 
 from batch_pipeline.ledger.batches import Batch, set_estimate
@@ -73,8 +72,7 @@ def test_rows_in_provider_jobs_are_under_way_and_nobody_is_told_to_retry(
         assert f"batch-pipeline batches collect {batch.batch_id}" in text, face
         assert f"retry {batch.batch_id}" not in text, face
 
-    moved = httpx.post(f"{simulator.url}/_sim/clock", json={"advance_s": 700}, timeout=30)
-    assert moved.status_code == 200
+    simulator.advance(700.0)
     assert lane_run(bench, batch, "again").done.status == "done"
     report = report_of(bench, batch, "again")
     assert report.provider_jobs is not None and report.provider_jobs.collected == 1

@@ -6,10 +6,8 @@ own. What does not: assertions.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from batch_pipeline.workloads.config import Knobs
 from batch_pipeline.workloads.roadmaps.workload import RoadmapsWorkload
 from batch_pipeline.workloads.runner import ingest_batch, require_batch
 from batch_pipeline.workloads.write_back import SheetFollowing
+from batch_pipeline_tests.forked import SERVER
 from batch_pipeline_tests.sheets import BOOK, TITLE, Book, fresh_book
 from batch_pipeline_tests.simulated import Bench, Simulator
 
@@ -136,17 +135,9 @@ class SheetBench(Bench):
         """The same in a process of its own, to be killed."""
         knobs = self.config.model_dump(include={*Knobs.model_fields})
         words = (self.settings.data, self.simulator.url, batch.batch_id, run_id, knobs)
-        process = _server().Process(target=_follow, args=words, daemon=True)
+        process = SERVER.Process(target=_follow, args=words, daemon=True)
         process.start()
         return process
-
-
-@cache
-def _server() -> ForkServerContext:
-    """Forks processes that have everything imported already: they are killed soon."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "batch_pipeline.google_sheets.wire"])
-    return context
 
 
 def _follow(data: Path, url: str, batch_id: str, run_id: str, knobs: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ They are forked by a server that has loaded everything: a process that starts an
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -25,6 +24,7 @@ from batch_pipeline.settings import LEDGER_VARIABLE
 from batch_pipeline.workloads.config import Knobs
 from batch_pipeline.workloads.runner import require_batch
 from batch_pipeline_tests.engine.lanes.laning import lane_job
+from batch_pipeline_tests.forked import SERVER
 from batch_pipeline_tests.simulated import Bench, Simulator, finish
 
 POINTS = (
@@ -41,25 +41,12 @@ POINTS = (
 )
 """In the order of a job's life."""
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        __name__,
-        "anthropic",
-        "google.genai",
-        "google.genai.types",
-        "openai",
-        "batch_pipeline.providers.batch_clients",
-        "batch_pipeline.workloads.roadmaps",
-    ]
-)
-
 
 def start(
     bench: Bench, batch_id: str, run_id: str, die_at: str = "", **lane: Any
 ) -> ForkServerProcess:
     """Start a run that dies, with SIGKILL, the first time it comes to `die_at`."""
-    process = _FORKS.Process(
+    process = SERVER.Process(
         target=_live,
         args=(
             str(bench.settings.data),

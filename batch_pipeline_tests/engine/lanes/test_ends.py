@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from batch_pipeline.ledger.batches import Batch
@@ -36,11 +35,6 @@ ROWS = 40
 
 def ingest(bench: Bench, folder: Path, rows: int = ROWS) -> Batch:
     return bench.ingest(write_rows(folder / "rows.csv", topics(rows)))
-
-
-def advance(simulator: Simulator, seconds: float) -> None:
-    reply = httpx.post(f"{simulator.url}/_sim/clock", json={"advance_s": seconds}, timeout=30)
-    assert reply.status_code == 200, reply.text
 
 
 def assert_all_succeeded(bench: Bench, batch: Batch, ran: Ran) -> None:
@@ -130,9 +124,9 @@ def test_a_job_that_somebody_cancelled_keeps_what_was_answered_and_uses_up_no_tr
     batch = ingest(bench, tmp_path)
     assert lane_run(bench, batch, "submits").done.status == "submitted"
     [job] = jobs_of(bench)
-    advance(simulator, 400.0)
+    simulator.advance(400.0)
     cancel_elsewhere(simulator, job.provider, job.key_id, str(job.remote_name))
-    advance(simulator, 60.0)
+    simulator.advance(60.0)
     simulator.configure()
     bench.config = bench.config.model_copy(update={"wait": True})
     ran = lane_run(bench, batch, "goes on")
@@ -166,9 +160,9 @@ def test_results_that_are_kept_no_longer_are_counted_as_lost_reported_and_asked_
     bench = lane_bench(tmp_path, simulator, route=route, wait=False)
     batch = ingest(bench, tmp_path)
     assert lane_run(bench, batch, "submits").done.status == "submitted"
-    advance(simulator, 60.0)
+    simulator.advance(60.0)
     # the clock's next look finds the job ended; its results go 30 days later
-    advance(simulator, 31 * 86_400.0)
+    simulator.advance(31 * 86_400.0)
     bench.config = bench.config.model_copy(update={"wait": True})
     ran = lane_run(bench, batch, "too late")
     assert_all_succeeded(bench, batch, ran)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
 from batch_pipeline.ledger.batches import Batch, start_generation
@@ -32,10 +31,6 @@ from batch_pipeline_tests.simulated import Bench, Simulator, finish
 ROWS = 40
 
 
-def end_jobs(simulator: Simulator) -> None:
-    httpx.post(f"{simulator.url}/_sim/clock", json={"advance_s": 700.0}, timeout=30)
-
-
 def test_a_stop_while_jobs_are_awaited_is_prompt_and_the_next_run_collects(
     simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -51,7 +46,7 @@ def test_a_stop_while_jobs_are_awaited_is_prompt_and_the_next_run_collects(
     assert time.monotonic() - began < 60, "the jobs take ten minutes"
     assert states_of(bench) == {"sent": 4}, "the jobs go on"
     simulator.configure()
-    end_jobs(simulator)
+    simulator.advance(700.0)
     assert lane_run(bench, batch, "collects").outcomes == {"succeeded": ROWS}
     assert_asked_once(bench, simulator, ROWS)
     assert_books_are_right(bench, simulator)
@@ -69,7 +64,7 @@ def test_a_forced_run_over_open_jobs_takes_their_answers_and_one_after_them_asks
     assert lane_run(bench, batch, "forced").done.status == "submitted"
     assert len(jobs_of(bench)) == 1, "what is under way is fresh enough"
     simulator.configure()
-    end_jobs(simulator)
+    simulator.advance(700.0)
     bench.config = bench.config.model_copy(update={"wait": True})
     assert lane_run(bench, batch, "collects").outcomes == {"succeeded": ROWS}
     assert_asked_once(bench, simulator, ROWS)
@@ -96,7 +91,7 @@ def test_a_run_that_only_submits_collects_nothing_and_asks_nothing_in_real_time(
     bench = lane_bench(tmp_path, simulator, wait=False)
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", topics(ROWS)))
     assert lane_run(bench, batch, "submits", submit_only=True).done.status == "submitted"
-    end_jobs(simulator)
+    simulator.advance(700.0)
     ran = lane_run(bench, batch, "submits again", submit_only=True)
     assert (ran.done.status, ran.outcomes) == ("submitted", {"pending": ROWS})
     assert [job.state.value for job in jobs_of(bench)] == ["ended"]
@@ -119,7 +114,7 @@ def test_a_cancelled_batch_is_collected_and_not_submitted_again_until_somebody_r
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", topics(ROWS)))
     lane_run(bench, batch, "submits")
     cancel_batch(bench, batch, monkeypatch)
-    end_jobs(simulator)
+    simulator.advance(700.0)
     ran = lane_run(bench, batch, "collects")
     assert (ran.done.status, ran.outcomes) == ("submitted", {"pending": ROWS})
     assert "its provider jobs were cancelled" in ran.done.message

@@ -60,19 +60,13 @@ def test_a_run_follows_questions_that_are_enqueued_for_another_batch(
     follows = lane_run(bench, two, "follows")
     assert (follows.done.status, follows.outcomes) == ("submitted", {"pending": ROWS})
     simulator.configure()
-    end_jobs(simulator)
+    simulator.advance(700.0)
     bench.config = bench.config.model_copy(update={"lane": "batch", "wait": True})
     waits = lane_run(bench, two, "waits")
     assert (waits.outcomes, waits.done.tally.cost_usd) == ({"succeeded": ROWS}, 0.0)
     assert lane_run(bench, one, "collects").outcomes == {"succeeded": ROWS}
     assert asked(simulator) == ROWS
     assert [job.batch_id for job in jobs_of(bench)] == [one.batch_id]
-
-
-def end_jobs(simulator: Simulator) -> None:
-    import httpx
-
-    httpx.post(f"{simulator.url}/_sim/clock", json={"advance_s": 700.0}, timeout=30)
 
 
 def test_a_run_that_waits_brings_up_the_jobs_that_a_dead_process_left_to_another_batch(

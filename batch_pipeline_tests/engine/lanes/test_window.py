@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from batch_pipeline.engine.job import LaneSettings
@@ -41,7 +40,7 @@ JOBS = [{"duration_s": 0.5, "per_line_s": 0.0, "duration_jitter": 0.5, "enqueued
 
 def enqueued(simulator: Simulator) -> dict[str, Any]:
     """What the simulator counted of the one key and model that was used."""
-    [one] = httpx.get(f"{simulator.url}/_sim/enqueued", timeout=30).json()["enqueued"]
+    [one] = simulator.enqueued()
     return dict(one)
 
 
@@ -100,7 +99,7 @@ def test_without_waiting_what_finds_no_room_stays_pending_and_goes_up_later(
     known = len(jobs_of(bench))
     assert lane_run(bench, batch, "no room yet").done.status == "submitted"
     assert len(jobs_of(bench)) == known
-    httpx.post(f"{simulator.url}/_sim/clock", json={"advance_s": 700}, timeout=30)
+    simulator.advance(700.0)
     simulator.configure()
     bench.config = bench.config.model_copy(update={"wait": True})
     assert lane_run(bench, batch, "room").outcomes == {"succeeded": 100}
@@ -130,7 +129,7 @@ def test_what_is_enqueued_is_reserved_at_batch_price_and_the_budget_is_never_pas
     sizes = [job.item_count for job in jobs_of(bench)]
     assert max(sizes) == 20 and min(sizes) < 20, "near the end jobs are smaller"
 
-    httpx.post(f"{simulator.url}/_sim/clock", json={"advance_s": 700}, timeout=30)
+    simulator.advance(700.0)
     simulator.configure()
     bench.config = bench.config.model_copy(update={"wait": True})
     last = lane_run(bench, batch, "goes on as jobs settle for less")
