@@ -5,7 +5,10 @@ What belongs here: helpers that tests of several rooms use. What does not: asser
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -127,6 +130,17 @@ class Ran:
         }
 
 
+@cache
+def _migrated() -> Path:
+    """A ledger as the first opening leaves it: migrations take longer than most runs of tests."""
+    folder = Path(tempfile.mkdtemp(prefix="bp-ledger-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    empty = folder / "ledger.db"
+    with open_ledger(Settings(folder, f"sqlite:///{empty}", True), "simulated"):
+        pass
+    return empty
+
+
 class Bench:
     """One installation in a folder of the test, working against the simulator.
 
@@ -142,7 +156,13 @@ class Bench:
     def __init__(
         self, folder: Path, simulator: Simulator, *, workload: str = "roadmaps", **knobs: Any
     ) -> None:
-        url = os.environ.get(LEDGER_VARIABLE) or f"sqlite:///{folder / 'ledger.db'}"
+        own = folder / "ledger.db"
+        url = os.environ.get(LEDGER_VARIABLE)
+        if not url:
+            url = f"sqlite:///{own}"
+            if not own.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(_migrated(), own)
         self.settings = Settings(folder, url, True)
         self.simulator = simulator
         config = load_workload_config(workload)

@@ -64,7 +64,7 @@ _EXCHANGE: ContextVar[_Exchange] = ContextVar("batch_api_exchange")
 
 
 @cache
-def _trust() -> ssl.SSLContext:
+def trust() -> ssl.SSLContext:
     """The system's trust store, read once: that takes a tenth of a second."""
     return ssl.create_default_context()
 
@@ -228,7 +228,7 @@ class SdkWire(Generic[Sdk]):
 
         http = httpx2.AsyncClient(
             # the trust store of the real-time calls; trust_env would also bring proxies and .netrc
-            verify=_trust(),
+            verify=trust(),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx2.Timeout(

@@ -22,6 +22,7 @@ from batch_pipeline.providers.batch_wire import (
     count,
     has_output,
     seconds,
+    trust,
 )
 from batch_pipeline.providers.batches import (
     BatchLimits,
@@ -209,6 +210,9 @@ class GoogleBatches:
             retry_options=types.HttpRetryOptions(attempts=1),
             # given a client, the SDK does not look for aiohttp
             httpx_async_client=http,
+            # it reads all certificates twice for what is not used otherwise
+            client_args={"verify": trust()},
+            async_client_args={"ssl": trust()},
         )
 
     async def _page(self, room: Any, token: str) -> dict[str, Any]:

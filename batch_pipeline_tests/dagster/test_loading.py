@@ -19,6 +19,7 @@ import yaml
 
 from batch_pipeline.definitions import LOCATION_NAME
 from batch_pipeline_tests.dagster.installation import KNOBS, Installation
+from batch_pipeline_tests.simulated import http
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -139,7 +140,7 @@ def _dagster_dev(log: Path) -> Iterator[Query]:
         url = f"http://127.0.0.1:{port}/graphql"
 
         def query(text: str, **variables: Any) -> dict[str, Any]:
-            reply = httpx.post(url, json={"query": text, "variables": variables}, timeout=30).json()
+            reply = http().post(url, json={"query": text, "variables": variables}).json()
             assert "errors" not in reply, reply
             return dict(reply["data"])
 

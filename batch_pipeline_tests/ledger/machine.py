@@ -35,7 +35,7 @@ T = TypeVar("T")
 HOST = this_host()
 
 EXAMPLES = settings(
-    max_examples=1_000,
+    max_examples=300,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
