@@ -294,7 +294,9 @@ class Planner:
                 found = by_step.get(one.name, [])
                 if isinstance(one, LocalStep):
                     for state, item, route in found:
-                        if self._takes_row(state, item):
+                        # One that came here by stored answers, and searches nothing, costs nothing.
+                        costs = bool(one.searches) or item.ordinal not in state.outputs
+                        if not costs or self._takes_row(state, item):
                             await self._local.take(one, state, item, route)
                         else:
                             self._finisher.leave_pending(state)

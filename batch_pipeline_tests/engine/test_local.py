@@ -239,6 +239,23 @@ def test_a_row_behind_a_checkpoint_begins_there_unless_it_is_asked_anew(
     assert (kept.editor, kept.content["subject"]) == ("Ada", "what the editor wants")
 
 
+def test_rows_whose_answers_are_stored_do_not_use_up_the_limit_at_a_check(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, simulator)
+    said = Step("draft", "Write it.", Text, lambda row: {"topic": row["Topic"]})
+    checked = LocalStep("check", Steps()._open("check", None))
+
+    def limited(rows: int, run_id: str, limit: int | None) -> Ran:
+        batch = bench.ingest(write_rows(tmp_path / f"{rows}.csv", rows_of(rows)))
+        job = replace(bench.job(batch, run_id, limit=limit), steps=(said, checked))
+        return finish(bench.start(job), job)
+
+    assert limited(6, "first", None).outcomes == {"succeeded": 6}
+    assert limited(9, "grown", 1).outcomes == {"succeeded": 7, "pending": 2}
+    assert limited(9, "on", 1).outcomes == {"succeeded": 8, "pending": 1}
+
+
 def test_a_stop_leaves_rows_at_local_steps_pending_and_the_next_run_takes_them_up(
     simulator: Simulator, tmp_path: Path
 ) -> None:
