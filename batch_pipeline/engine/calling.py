@@ -109,7 +109,7 @@ class Caller:
             upstream = await self._next(pack[0].route, trip)
             if upstream is None:
                 if self._state.stopping or error is None:
-                    self._state.leave(pack)
+                    self._leave(pack)
                     return Asked(pack, ended=True)
                 return self._outage(pack, error, last_round)
             if upstream.label not in built:
@@ -301,6 +301,15 @@ class Caller:
         longest = min(settings.max_backoff_s, settings.backoff_s * 2.0**tries)
         asked = min(error.retry_after_s or 0.0, settings.max_pause_s)
         await self._state.wait(max(self._rng.uniform(0.0, longest), asked))
+
+    def _leave(self, pack: list[Member]) -> None:
+        """Nobody is to be asked: rows of a pack stay pending."""
+        self._state.leave(pack)
+        if not self._state.stopping:
+            # The same question by another route, which waits for this one, may be asked.
+            for member in pack:
+                self._state.close(member.key)
+            self._finisher.release([member.key for member in pack])
 
     def _outage(self, pack: list[Member], error: ProviderError, last_round: bool) -> Asked:
         names = " and ".join(one.label for one in pack[0].route if not one.dead)
@@ -506,7 +515,8 @@ class Caller:
                 upstream.quota_why = ("daily_limit", str(error))
                 state.log.event("daily limit reached", model=upstream.label, message=str(error))
                 return None
-            expected = state.stopping or upstream.is_left
+            # Not `is_left`: it may answer again before who was sent on gets to run.
+            expected = state.stopping or task not in upstream.waiting
             if not isinstance(error, asyncio.CancelledError) or not expected:
                 raise
             task.uncancel()

@@ -135,6 +135,8 @@ class Engine:
             lambda: self._packs,
         )
         self._staff: set[asyncio.Task[None]] = set()
+        self._working = False
+        self._stopped_at: float | None = None
         self._state.on_capacity = self._hire
 
     # ---- what other threads may call ----
@@ -307,15 +309,17 @@ class Engine:
 
     async def _work(self) -> None:
         state = self._state
+        self._working = True
         planner = self._start_planning(self._planner.plan())
         try:
             await self._until_done(planner)
-            while state.advanced and not state.stopping:
-                # What an outage had put off is through a step after all.
+            while (state.advanced or self._planner.has_later) and not state.stopping:
+                # What an outage had put off is through a step, or answered, after all.
                 self._packs = PackQueue(self._job.steps)
                 planner = self._start_planning(self._planner.finish())
                 await self._until_done(planner)
         finally:
+            self._working = False
             left = (planner, *self._staff)
             for task in left:
                 task.cancel()
@@ -356,13 +360,19 @@ class Engine:
         while len(self._staff) < self._wanted_workers():
             worker = asyncio.create_task(self._worker())
             self._staff.add(worker)
-            worker.add_done_callback(self._staff.discard)
+            worker.add_done_callback(self._has_left)
+
+    def _has_left(self, worker: asyncio.Task[None]) -> None:
+        self._staff.discard(worker)
+        if worker.cancelled() and self._working and not self._state.stopping:
+            self._state.break_off(RuntimeError("a worker was cancelled, and its requests with it"))
 
     async def _all_left(self) -> None:
         while self._staff:
             done, _ = await asyncio.wait(self._staff, return_when=asyncio.FIRST_COMPLETED)
             for worker in done:
-                worker.result()
+                if not worker.cancelled():
+                    worker.result()
 
     async def _until_done(self, planner: asyncio.Task[None]) -> None:
         state = self._state
@@ -385,7 +395,6 @@ class Engine:
 
     async def _drain(self, work: asyncio.Future[Any]) -> bool:
         """Wait for calls in flight, after a stop no longer than `drain_s`: did all come back?"""
-        stopped_at: float | None = None
         while True:
             await asyncio.wait([work], timeout=0.5)
             if work.done():
@@ -393,8 +402,9 @@ class Engine:
                 return True
             if self._state.stopping:
                 now = self._clock.now()
-                stopped_at = now if stopped_at is None else stopped_at
-                if now - stopped_at >= self._job.settings.drain_s:
+                if self._stopped_at is None:
+                    self._stopped_at = now
+                if now - self._stopped_at >= self._job.settings.drain_s:
                     self._state.note = "calls still in flight were left; they count at worst case"
                     work.cancel()
                     await asyncio.gather(work, return_exceptions=True)
@@ -471,7 +481,11 @@ class Engine:
         async def again(pack: list[Member]) -> None:
             async with slots:
                 if not self._state.stopping:
-                    await self._recovery.process(pack, "retry", last_round=True)
+                    try:
+                        await self._recovery.process(pack, "retry", last_round=True)
+                    except Exception as error:
+                        # The others are on the wire, and paid.
+                        self._state.break_off(error)
 
         await asyncio.gather(*(again(pack) for pack in packs))
         self._raise_broken()

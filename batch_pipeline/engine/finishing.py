@@ -171,20 +171,20 @@ class Finisher:
     def under_way(self, member: Member) -> None:
         """A provider job asks about a member: this run has nothing more to do with it."""
         self._state.close(member.key)
-        for state, _ in member.rows:
-            state.under_way += 1
-            self._state.under_way += 1
-            self.leave_pending(state)
-            self.close_if_done(state)
+        for state, item in member.rows:
+            if self.leave_pending(state, item):
+                state.under_way += 1
+                self._state.under_way += 1
+                self.close_if_done(state)
 
     def wait_for_room(self, member: Member) -> None:
         """There is no room for a member in a provider job: it is asked by another run."""
         if self._state.close(member.key) is not None:
             self.release([member.key])
-        for state, _ in member.rows:
-            self._state.waiting += 1
-            self.leave_pending(state)
-            self.close_if_done(state)
+        for state, item in member.rows:
+            if self.leave_pending(state, item):
+                self._state.waiting += 1
+                self.close_if_done(state)
 
     def failed(self, member: Member, kind: str = "content", model: str | None = None) -> None:
         """End a member without a result; rows that share the question end with it."""
@@ -225,6 +225,9 @@ class Finisher:
 
     def unusable(self, state: ChunkState, item: Item, problem: str, kind: str = "route") -> None:
         """End a row that asks for something that cannot be done."""
+        if item.ordinal in state.over:
+            return
+        state.over.add(item.ordinal)
         error = f"Row {item.number} ({item.item_id}): {problem}"
         self._finish(
             [
@@ -276,11 +279,15 @@ class Finisher:
         if item.outcome in (Outcome.FAILED, Outcome.BLOCKED):
             self._show_failed(state, item, item.outcome, item.error or "")
 
-    def leave_pending(self, state: ChunkState) -> None:
-        """Count a row that this run does not ask about."""
+    def leave_pending(self, state: ChunkState, item: Item) -> bool:
+        """Count a row that this run does not ask about, once; gives whether it was counted now."""
+        if item.ordinal in state.over:
+            return False
+        state.over.add(item.ordinal)
         state.left -= 1
         for tally in (state.tally, self._state.tally):
             tally.outcomes[Outcome.PENDING] += 1
+        return True
 
     def release(self, keys: Sequence[str]) -> None:
         """Give claims up without a result."""

@@ -110,7 +110,7 @@ class LocalDesk:
             if isinstance(error, SearchUnavailableError):
                 # Rows that need no search go on.
                 self._state.left_behind = self._state.left_behind or ("stopped", _mend(error))
-            self._finisher.leave_pending(state)
+            self._finisher.leave_pending(state, item)
             self._finisher.close_if_done(state)
             self._state.at_work_no_more(key)
             return

@@ -114,6 +114,9 @@ class Planner:
         with self._ledger.read() as connection:
             chunks = find_chunks(connection, self._ledger.realm, list(self._job.chunk_keys))
         self._state.total = sum(chunk.row_count for chunk in chunks)
+        if self._state.stopping:
+            # The stop came before there was anything to cancel.
+            return
         await self._lane.begin()
         self._lane.tend()
         for chunk in chunks:
@@ -123,6 +126,11 @@ class Planner:
             await self._adopt_parked()
             await self._go_on()
         await self.finish()
+
+    @property
+    def has_later(self) -> bool:
+        """Whether rows wait for an answer of their question by another route."""
+        return bool(self._later)
 
     def has_room(self, more: int = 1) -> bool:
         """Whether the workers want so many more rows than wait for them already."""
@@ -299,7 +307,7 @@ class Planner:
                         if not costs or self._takes_row(state, item):
                             await self._local.take(one, state, item, route)
                         else:
-                            self._finisher.leave_pending(state)
+                            self._finisher.leave_pending(state, item)
                             self._finisher.close_if_done(state)
                 elif one.by_run_route and found:
                     shared = [(state, item, self._routes.run) for state, item, _ in found]
@@ -452,8 +460,8 @@ class Planner:
                 known.fresh_after = max(known.fresh_after, member.fresh_after)
                 continue
             if not self._within_limit(member):
-                for state, _ in member.rows:
-                    self._finisher.leave_pending(state)
+                for state, item in member.rows:
+                    self._finisher.leave_pending(state, item)
                 continue
             self._state.open(member)
             fresh.append(member)

@@ -49,6 +49,8 @@ class ChunkState:
     paid: set[int] = field(default_factory=set)
     # rows, by ordinal, that are through all of their branches of that name
     joined: set[tuple[int, str]] = field(default_factory=set)
+    # rows, by ordinal, that this run has left pending or refused: once, whatever their branches say
+    over: set[int] = field(default_factory=set)
     # by ordinal: routes of rows that name their own
     routes: dict[int, Route] = field(default_factory=dict)
 

@@ -231,6 +231,9 @@ class Searcher:
                 if pause is None:
                     longest = min(settings.max_backoff_s, 2.0**pauses)
                     pause = longest * self._rng.uniform(0.5, 1.0)
+                if pause > settings.max_pause_s:
+                    asks = f"{provider.name} asks to wait {pause:,.0f} s: {failure.message}"
+                    raise self._given_up(_at(access), asks, provider) from failure
                 await gate.pause(pause, failure.message)
             elif failure.kind is ErrorKind.TRANSIENT and tries + 1 < settings.transient_tries:
                 tries += 1
@@ -240,11 +243,15 @@ class Searcher:
                 reason = f"{provider.name} refuses every call: {failure.message}"
                 # A plan may lack one endpoint; a key that is not known is known nowhere.
                 name = access.key_id if failure.status == _UNKNOWN_KEY else _at(access)
-                self._refusing[name] = reason
-                self._state.log.event("search given up", provider=provider.name, message=reason)
-                raise SearchUnavailableError(reason) from failure
+                raise self._given_up(name, reason, provider) from failure
             else:
                 raise failure
+
+    def _given_up(self, name: str, reason: str, provider: SearchProvider) -> SearchUnavailableError:
+        """Nothing more is asked of a key or an endpoint in this run."""
+        self._refusing[name] = reason
+        self._state.log.event("search given up", provider=provider.name, message=reason)
+        return SearchUnavailableError(reason)
 
     async def _written_ahead(self, attempt: NewAttempt, gate: Gate, ticket: Ticket) -> bool:
         """Write a call ahead and wait for its very moment; False where it must wait anew."""
@@ -253,7 +260,10 @@ class Searcher:
         if not admission.admitted:
             gate.give_up(ticket)
             short = admission.short
-            if short is not None and short.may_ease:
+            if short is None:
+                # Somebody has paused it: the gate waits.
+                return False
+            if short.may_ease:
                 await self._wait_for_room(short)
                 return False
             self.short = short

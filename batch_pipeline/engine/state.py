@@ -182,12 +182,15 @@ class RunState:
     def open(self, member: Member) -> None:
         """A question is being asked."""
         self.members[member.key] = member
+        if not self.job.is_last(member.step):
+            self.early[member.key] = frozenset()
         self.join(member, member.rows)
 
     def join(self, member: Member, rows: Iterable[tuple[ChunkState, Item]]) -> None:
         """Rows share a question that is open."""
-        if not self.job.is_last(member.step):
-            names = self.early.get(member.key, frozenset())
+        # One that was put off or left is not waited for: it is no more early.
+        if member.key in self.early:
+            names = self.early[member.key]
             for chunk, item in rows:
                 names |= self.job.ahead(member.step, chunk.known(item))
             self.early[member.key] = names
