@@ -73,6 +73,16 @@ def votes(bench: Bench, batch: Batch) -> list[dict[str, bool]]:
     return [kept[at]["count"].content["votes"] for at in sorted(kept)]
 
 
+def test_rows_beyond_a_limit_are_left_pending_once_whatever_their_branches(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(4)))
+    ran = run(bench, batch, limit=1)
+    assert ran.outcomes == {"succeeded": 1, "pending": 3}
+    assert [chunk.tally.outcomes["pending"] for chunk in ran.chunks] == [3]
+
+
 @pytest.mark.usefixtures("either_database")
 def test_rows_take_the_branches_that_apply_side_by_side_and_go_on_once(
     simulator: Simulator, tmp_path: Path

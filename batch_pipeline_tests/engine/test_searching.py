@@ -95,6 +95,19 @@ def said(bench: Bench, batch: Batch) -> set[str]:
     return {str(one["look"].content.get("why", "")) for one in kept.values()}
 
 
+def test_a_provider_that_asks_for_a_day_of_patience_is_not_waited_for(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.configure(
+        faults=[{"kind": "status", "status": 429, "provider": "ahrefs", "retry_after_s": 86_400.0}]
+    )
+    bench = Bench(tmp_path, simulator)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(10)))
+    assert run(bench, batch).outcomes == {"succeeded": 10}
+    [why] = said(bench, batch)
+    assert "unavailable: ahrefs asks to wait 86,400 s" in why
+
+
 @pytest.mark.usefixtures("either_database")
 def test_a_query_is_asked_once_for_all_rows_and_all_batches(
     simulator: Simulator, tmp_path: Path

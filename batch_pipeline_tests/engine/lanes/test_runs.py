@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.engine.thread import EngineThread
 from batch_pipeline.ledger.batches import Batch, start_generation
 from batch_pipeline.simulator.launch import URL_VARIABLE
 from batch_pipeline.workloads.lane import cancel, due_batches
@@ -19,11 +20,13 @@ from batch_pipeline_tests.engine.lanes.laning import (
     attempts_of,
     jobs_of,
     lane_bench,
+    lane_job,
     lane_run,
     lane_start,
     states_of,
     until,
 )
+from batch_pipeline_tests.engine.test_branches import voted
 from batch_pipeline_tests.engine.test_faults import topics
 from batch_pipeline_tests.engine.test_requests import write_rows
 from batch_pipeline_tests.simulated import Bench, Simulator, finish
@@ -50,6 +53,32 @@ def test_a_stop_while_jobs_are_awaited_is_prompt_and_the_next_run_collects(
     assert lane_run(bench, batch, "collects").outcomes == {"succeeded": ROWS}
     assert_asked_once(bench, simulator, ROWS)
     assert_books_are_right(bench, simulator)
+
+
+def test_a_run_that_is_stopped_before_it_starts_makes_no_jobs(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    bench = lane_bench(tmp_path, simulator, job_items=20)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", topics(ROWS)))
+    job = lane_job(bench, batch, "stopped")
+    thread = EngineThread(bench.open, job)
+    thread.stop()
+    ran = finish(thread.start(), job)
+    assert (ran.done.status, ran.outcomes) == ("interrupted", {"pending": ROWS})
+    assert jobs_of(bench) == []
+
+
+def test_a_row_with_branches_in_provider_jobs_is_counted_once(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.configure(batches=SLOW_JOBS)
+    bench = lane_bench(tmp_path, simulator, wait=False, chunk_size=2)
+    batch = bench.ingest(write_rows(tmp_path / "rows.csv", topics(4)))
+    job = voted(lane_job(bench, batch, "submits"))
+    ran = finish(bench.start(job), job)
+    assert (ran.done.status, ran.outcomes) == ("submitted", {"pending": 4})
+    assert ran.done.message.startswith("4 rows are in provider jobs")
+    assert [chunk.tally.outcomes["pending"] for chunk in ran.chunks] == [2, 2]
 
 
 def test_a_forced_run_over_open_jobs_takes_their_answers_and_one_after_them_asks_anew(
