@@ -351,6 +351,10 @@ class ArticleSteps:
                         *(_ask(tools, _SERP, text, choices.country, place, log) for text in texts)
                     )
                 )
+                answers = [
+                    _unless_empty(text, answer, log)
+                    for text, answer in zip(texts, answers, strict=True)
+                ]
                 measured = await _ask(tools, _KEYWORDS, queries.main, choices.country, place, log)
                 metrics = measured.facts if measured is not None else {}
             except SearchUnavailableError as error:
@@ -458,3 +462,11 @@ async def _ask(
     except ProviderError as error:
         log.add("warning", f"{provider} gave nothing for {text!r}: {error.message}")
         return None
+
+
+def _unless_empty(text: str, answer: SearchAnswer | None, log: _Log) -> SearchAnswer | None:
+    """An answer that has results; one without any tells nothing of what searchers want."""
+    if answer is None or answer.results:
+        return answer
+    log.add("warning", f"Ahrefs knows no results for {text!r}: heuristic ones stand in.")
+    return None

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import sqlalchemy as sa
 
+from batch_pipeline.engine.job import SearchAccessOf
 from batch_pipeline.ledger.batches import Batch
 from batch_pipeline.ledger.documents import Document, read_documents
 from batch_pipeline.ledger.tables import NANO, AttemptState, attempts, documents
+from batch_pipeline.search.registry import resolve_search_access
 from batch_pipeline.workloads.articles.package import JobPackage
 from batch_pipeline.workloads.articles.qc.report import QcReport
 from batch_pipeline.workloads.articles.record import job_id
@@ -24,6 +29,7 @@ from batch_pipeline.workloads.runner import deliver
 from batch_pipeline_tests.engine.test_crash import SLOW, keys_settled
 from batch_pipeline_tests.engine_process import outcome, start
 from batch_pipeline_tests.fetch.archive import Archive, shared_archive
+from batch_pipeline_tests.fetch.site import Request, Site
 from batch_pipeline_tests.simulated import Bench, Ran, Simulator, finish
 
 PDF = "application/pdf"
@@ -51,6 +57,7 @@ ABORTED = {5: "403", 12: "empty", 16: "application/pdf", 21: "text"}
 BLOCKED = {3: "trust_sources", 8: "link", 11: "link", 14: "language"}
 REPAIRED = {18: "placement", 20: "compliance", 24: "link", 26: "lsi"}
 WARNED = {30: "word_count"}
+MAIN_QUERY_OF_JOB_1 = "this api is so fetching"
 FILES = ("job_package.json", "article.md", "qc_report.json", "execution_log.json", "metrics.json")
 
 
@@ -209,6 +216,64 @@ def test_with_ahrefs_on_results_are_real_and_each_query_is_asked_once(
     again = bench.ingest(few, "again")
     assert run(bench, again, "again").outcomes == {"succeeded": 6}
     assert len(simulator.journal()) == before
+
+
+def ahrefs_that_knows(site: Site, keywords: Collection[str] | None) -> SearchAccessOf:
+    """Play Ahrefs on a site: results for these keywords, an empty page for all others.
+
+    Args:
+        site: where.
+        keywords: in lower case; None stands for all.
+    """
+
+    async def overview(request: Request, writer: asyncio.StreamWriter) -> None:
+        keyword = parse_qs(urlsplit(request.path).query)["keyword"][0]
+        known = [{"position": 1, "title": "Guide", "url": "https://a.example/", "type": []}]
+        # An advertisement is no result.
+        paid = [{**known[0], "type": ["paid_top"]}]
+        rows = known if keywords is None or keyword.casefold() in keywords else paid
+        body = json.dumps({"positions": rows})
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write((head + body).encode())
+
+    site.on("/serp-overview/serp-overview", overview)
+    site.put("/keywords-explorer/overview", '{"keywords": [{"volume": 0}]}')
+    environ = {"AHREFS_API_KEY": "own-key", "AHREFS_BASE_URL": site.url("")}
+    return lambda name: resolve_search_access(name, environ)
+
+
+@pytest.mark.parametrize("known", ["all", "main", "none"])
+def test_where_ahrefs_knows_no_results_made_up_ones_stand_in_and_the_job_says_so(
+    known: str, simulator: Simulator, archive: Archive, table: Path, tmp_path: Path
+) -> None:
+    one = tmp_path / "one.csv"
+    one.write_text("".join(table.read_text("utf-8").splitlines(keepends=True)[:2]), "utf-8")
+    bench = articles(
+        tmp_path, simulator, strategy="single_shot", enable_llm_profiling=False, use_ahrefs=True
+    )
+    keywords = {"all": None, "main": {MAIN_QUERY_OF_JOB_1}, "none": set[str]()}[known]
+    with Site() as site:
+        batch = bench.ingest(one)
+        job = replace(bench.job(batch), search_access=ahrefs_that_knows(site, keywords))
+        assert finish(bench.start(job), job).outcomes == {"succeeded": 1}
+
+    content = kept(bench, batch)[0]["package"].content
+    package = JobPackage.model_validate(content["package"])
+    research = package.serp_research_extension
+    assert research.main_query == MAIN_QUERY_OF_JOB_1
+    sources = {one.query: one.data_source for one in research.serp_sets}
+    real = {query for query in sources if keywords is None or query in keywords}
+    assert sources == {query: "ahrefs" if query in real else "mock" for query in sources}
+    assert all(one.results_count for one in research.serp_sets)
+    assert package.job_meta.serp_source == ("ahrefs" if known == "all" else "mock")
+    sure = "high" if known == "all" else "medium"
+    assert research.data_confidence == package.intent_extension.notes.data_confidence == sure
+    warnings = [entry["message"] for entry in content["log"] if entry["type"] == "warning"]
+    assert warnings == [
+        f"Ahrefs knows no results for {query!r}: heuristic ones stand in."
+        for query in sources
+        if query not in real
+    ]
 
 
 def test_a_retry_with_another_strategy_keeps_the_package_and_says_how_it_wrote(

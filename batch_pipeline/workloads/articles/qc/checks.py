@@ -434,7 +434,10 @@ def verticals_of(package: JobPackage, rules: QcRules) -> list[str]:
     return [
         name
         for name, vertical in rules.policies.verticals.items()
-        if any(_any_matches(word, vertical.words) for word in words)
+        if any(
+            _any_matches(word, vertical.words) and not _any_matches(word, vertical.not_words)
+            for word in words
+        )
     ]
 
 
@@ -472,8 +475,9 @@ def _address_words(url: str) -> set[str]:
         host = host.encode().decode("idna")
     except UnicodeError:
         pass
-    path = unquote(url.split("//", 1)[-1].partition("/")[2])
-    return {word for word in split(r"[\W_]+", f"{host}/{path}".casefold()) if word}
+    behind = split("[/?#]", url.split("//", 1)[-1], maxsplit=1)[1:]
+    text = "/".join([host, *map(unquote, behind)]).casefold()
+    return {word for word in split(r"[\W_]+", text) if word}
 
 
 # --- intent

@@ -192,6 +192,8 @@ class Vertical(_Block):
     """A regulated line of business."""
 
     words: Annotated[list[Pattern], Field(min_length=1)]
+    # Files from before there were exceptions go on as they are.
+    not_words: list[Pattern] = Field(default_factory=list)
     disclaimer: Disclaimers
 
 

@@ -362,7 +362,13 @@ CASES = [
         article(end=FINANCE_TEXT),
         package(publisher="halsa-finans.example"),
     ),
-    Case("a word that only holds the name", package=package(publisher="illegalitet.example")),
+    Case(
+        "a word that holds the name, as the origin had it",
+        (("compliance", "CRITICAL"),),
+        "BLOCKED",
+        package=package(publisher="illegalitet.example"),
+    ),
+    Case("a word that is not meant", package=package(publisher="powerbank.example")),
     Case(
         "an English article needs the English text",
         (("compliance", "CRITICAL"),),

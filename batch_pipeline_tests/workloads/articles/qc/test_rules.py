@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.workloads.articles.qc.checks import belongs, site, verticals_of
 from batch_pipeline.workloads.articles.qc.rules import POLICIES, THRESHOLDS, load_rules
-from batch_pipeline_tests.workloads.articles.qc.samples import FOLDER, package, rules
+from batch_pipeline_tests.workloads.articles.qc.samples import (
+    FOLDER,
+    package,
+    rules,
+    with_policies,
+)
 
 PROJECT = Path(__file__).parents[4]
 
@@ -180,10 +187,100 @@ def test_a_site_is_what_is_registered() -> None:
         ("https://xn--hlsa-loa.se/", "tidning.example", ["health"]),
         ("https://lawyers.example/bitcoin", "tidning.example", ["legal", "crypto"]),
         ("https://a.example/in-laws-and-clawback", "tidning.example", ["legal"]),
-        ("https://illegal.example/lan-party", "wealthy.example", []),
+        ("https://a.example/lan-party", "wealthy.example", []),
+        ("https://a.example?kategori=casino", "tidning.example", ["gambling"]),
+        ("https://a.example#bolån", "tidning.example", ["finance"]),
+        ("https://a.example/", "myfinance.se", ["finance"]),
+        ("https://fintechfinance.io/", "tidning.example", ["finance"]),
+        ("https://bilfinans.se/", "tidning.example", ["finance"]),
+        ("https://swedbank.se/", "nordeabank.se", ["finance"]),
+        ("https://www.handelsbanken.se/", "tidning.example", ["finance"]),
+        ("https://a.example/snabblån", "tidning.example", ["finance"]),
+        ("https://a.example/lånapengar", "tidning.example", ["finance"]),
+        ("https://yourhealth.com/", "tidning.example", ["health"]),
+        ("https://a.example/mentalhealth", "ehealth.se", ["health"]),
+        ("https://a.example/hälsokost", "tandvården.example", ["health"]),
+        ("https://golegal.se/", "tidning.example", ["legal"]),
+        ("https://familjejurist.example/", "tidning.example", ["legal"]),
+        ("https://unibet.se/", "tidning.example", ["gambling"]),
+        ("https://bet365.com/", "tidning.example", ["gambling"]),
+        ("https://www.svenskaspel.se/", "tidning.example", ["gambling"]),
+        ("https://buybitcoin.example/", "tidning.example", ["crypto"]),
+        # the origin's rule: any address with the letters of its words, whatever the word is
+        ("https://illegal.example/", "tidning.example", ["legal"]),
+        # what only ends like a bank, a bet or money
+        ("https://a.example/powerbank", "alphabet.example", []),
+        ("https://drömjobbet.example/tibet", "blodbanken.example", []),
+        ("https://a.example/alfabet/3d-plotter/investigation", "cryptography.example", []),
+        ("https://a.example/plånbok/akkreditering/långsam", "tidning.example", []),
+        # only the very word is left out, not what else the address says
+        ("https://a.example/powerbank-finance", "tidning.example", ["finance"]),
     ],
 )
 def test_verticals_are_read_from_the_words_of_the_addresses(
     target: str, publisher: str, expected: list[str]
 ) -> None:
     assert verticals_of(package(target=target, publisher=publisher), rules()) == expected
+
+
+@pytest.mark.parametrize("word", ["gambling", "finance", "health", "legal"])
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_an_address_with_a_word_of_the_origin_is_regulated_wherever_the_word_stands(
+    word: str, data: st.DataObject
+) -> None:
+    around = st.text("abcdefghijklmnopqrstuvwxyz0123456789", max_size=12)
+    written = st.sampled_from([word, word.capitalize(), word.upper()])
+    inside = f"{data.draw(around)}{data.draw(written)}{data.draw(around)}"
+    shape = data.draw(
+        st.sampled_from(
+            [
+                "https://{}.se/",
+                "https://www.{}.se",
+                "https://{}.tidning.example/a",
+                "https://a.example/{}",
+                "https://a.example/b/c-{}_d.html",
+                "https://a.example/?q={}",
+                "https://a.example?{}",
+                "https://a.example/#{}",
+            ]
+        )
+    )
+
+    assert word in verticals_of(package(target=shape.format(inside)), rules())
+    assert word in verticals_of(package(publisher=f"{inside}.se"), rules())
+
+
+def test_policies_of_an_operator_without_exceptions_go_on_as_they_are(folder: Path) -> None:
+    path = folder / POLICIES
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for vertical in document["verticals"].values():
+        vertical.pop("not_words", None)
+    path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+    change(path, "verticals", "finance", "words", to=["bank", "*bank"])
+    own = load_rules(folder)
+
+    def found(publisher: str) -> list[str]:
+        return verticals_of(package(publisher=publisher), own)
+
+    assert found("swedbank.se") == found("powerbank.se") == ["finance"]
+    assert found("myfinance.se") == []
+
+
+def test_an_operator_says_which_words_are_not_meant(folder: Path) -> None:
+    change(folder / POLICIES, "verticals", "legal", "not_words", to=["Illegal*"])
+    own = load_rules(folder)
+
+    assert verticals_of(package(target="https://a.example/illegala-spel"), own) == []
+    assert verticals_of(package(target="https://a.example/illegala-golegal"), own) == ["legal"]
+
+
+def test_every_exception_that_is_shipped_leaves_out_a_word_that_would_be_found() -> None:
+    for name, vertical in rules().policies.verticals.items():
+        bare = {name: vertical.model_copy(update={"not_words": []})}
+        for word in vertical.not_words:
+            # With `*` one could leave out a word that holds one of the origin's.
+            assert "*" not in word
+            job = package(publisher=f"{word}.example")
+            assert verticals_of(job, with_policies(verticals=bare)) == [name], word
+            assert name not in verticals_of(job, rules()), word
