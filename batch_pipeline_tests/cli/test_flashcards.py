@@ -18,7 +18,7 @@ TOPICS = ROOT / "data" / "samples" / "roadmaps" / "platform-engineer.csv"
         ("brands --input BRANDS --num-flashcards 5", "num_flashcards: there is no such option"),
         ("flashcards --input SAMPLE --mode quick", "'quick' is not one of 'exa', 'web', 'unified'"),
         ("flashcards --input SAMPLE --num-flashcards 51", "num_flashcards"),
-        ("flashcards --input SAMPLE --category 004_gardening", "--category gardening"),
+        ("flashcards --input SAMPLE --category 004_gardening", "--category 004_gardening"),
         ("flashcards --input SAMPLE --worksheet INPUT", "cannot read a table by 'worksheet'"),
         ("flashcards --input SAMPLE --no-write-back", "cannot read a table by 'write_back'"),
         ("flashcards --input sheets:abc/INPUT", "does not read Google Sheets"),

@@ -16,7 +16,11 @@ from typing import Any
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
-from batch_pipeline.workloads.flashcards.models import DraftCard, missing_parts
+from batch_pipeline.workloads.flashcards.models import (
+    DraftCard,
+    missing_parts,
+    same_option,
+)
 from batch_pipeline.workloads.flashcards.rules import CheckName, CheckRules
 from batch_pipeline.workloads.flashcards.terms import (
     holds_phrase,
@@ -32,6 +36,10 @@ _REASON = re.compile(r"^\s*targets\s+(?:\[(?P<a>[^\]]+)\]|(?P<b>[^:\[\]]+))\s*:\
                      re.IGNORECASE | re.DOTALL)  # fmt: skip
 _PARENTHESIS = re.compile(r"[(\[（【]([^()\[\]（）【】]*)[)\]）】]")
 _ACRONYM = re.compile(r"\b[A-Z][A-Z0-9]{1,5}s?\b")
+# Of abbreviations in options: letters of any script, so that capitals are counted, not matched.
+_SHORT = re.compile(r"[^\W_]{1,9}(?:[/.&+-][^\W_]{1,9})*")
+_VERSION = re.compile(r"\d[\d.]*")
+_MAX_CAPITALS = 6
 # Lets a score that is the bound but for rounding pass.
 _ROUNDING = 1e-9
 
@@ -256,10 +264,13 @@ def domain_coherence(card: DraftCard, topic: Topic, rules: CheckRules) -> Proble
 
 
 def required_fields(card: DraftCard, topic: Topic, rules: CheckRules) -> Problem | None:
-    """Nothing that a card has is missing, and there are exactly three distractors."""
+    """Nothing that a card has is missing; four options, no two of them the same."""
     if not (missing := missing_parts(card)):
         return None
-    return f"The card is not whole: {'; '.join(missing)}.", "Fill in what is missing."
+    return (
+        f"The card is not whole: {'; '.join(missing)}.",
+        "Fill in what is missing, and replace what stands there twice.",
+    )
 
 
 def answer_quality(card: DraftCard, topic: Topic, rules: CheckRules) -> Problem | None:
@@ -273,7 +284,7 @@ def answer_quality(card: DraftCard, topic: Topic, rules: CheckRules) -> Problem 
             f"{bounds.max_chars} are allowed.",
             "Say the same in the allowed length.",
         )
-    if any(_plain(answer) == _plain(one.text) for one in card.distractors):
+    if any(same_option(answer, one.text) for one in card.distractors):
         return (
             f"The correct answer {_quoted(answer)} is one of the distractors too.",
             "Replace that distractor by a wrong answer.",
@@ -299,12 +310,12 @@ def parenthetical_giveaways(card: DraftCard, topic: Topic, rules: CheckRules) ->
     bounds = rules.parenthetical_giveaways
     equals = {" ".join(words_of(text)) for text in bounds.equals}
     for option in card.options:
-        for inside in _PARENTHESIS.findall(option):
-            words = words_of(inside)
+        for match in _PARENTHESIS.finditer(option):
+            words = words_of(match[1])
             found = any(holds_phrase(words, phrase) for phrase in bounds.contains)
-            if found or " ".join(words) in equals:
+            if found or (" ".join(words) in equals and not _is_code(match)):
                 return (
-                    f"The option {_quoted(option)} gives itself away by '({_cut(inside)})'.",
+                    f"The option {_quoted(option)} gives itself away by '({_cut(match[1])})'.",
                     "Leave the parenthesis out.",
                 )
     if bounds.lone_parenthetical:
@@ -381,17 +392,47 @@ def _similarity(one: str, other: str) -> float:
 
 
 def _explaining_parentheses(option: str) -> Iterator[str]:
-    """Parentheses of an option that are not an abbreviation beside its full term."""
+    """Parentheses of an option that are neither an abbreviation beside its full term nor code."""
     for match in _PARENTHESIS.finditer(option):
-        inside, before = match[1].strip(), option[: match.start()]
-        if not inside or _ACRONYM.fullmatch(inside):
+        inside, before = match[1].strip(), option[: match.start()].split()
+        if not inside or _is_abbreviation(inside) or _is_code(match):
             continue
-        if match[0][0] in "([" and before[-1:].strip():
-            continue  # open(path), names[0]: code
-        last = before.split()[-1] if before.strip() else ""
         # MFA (multi-factor authentication) only writes out what MFA is
-        if not _ACRONYM.fullmatch(last):
+        if not any(_is_written_out(" ".join(before[-count:])) for count in (1, 2)):
             yield inside
+
+
+def _is_code(parenthesis: re.Match[str]) -> bool:
+    """Whether it stands directly behind something, as in open(path) and names[0]."""
+    before = parenthesis.string[: parenthesis.start()]
+    return parenthesis[0][0] in "([" and bool(before[-1:].strip())
+
+
+def _is_abbreviation(text: str) -> bool:
+    """Whether a text is one: `MFA`, `IoT`, `CI/CD`, `AES-256`, `TLS 1.3`, `PCI DSS`."""
+    first, *rest = text.split() or [""]
+    if not _is_short(first):
+        return False
+    return not rest or (
+        len(rest) == 1 and (_is_short(rest[0]) or bool(_VERSION.fullmatch(rest[0])))
+    )
+
+
+def _is_written_out(text: str) -> bool:
+    """Whether a text asks for its full term behind it; `PowerShell` is a name, and does not."""
+    return _is_abbreviation(text) and 2 * _signs(text) >= sum(map(str.isalnum, text))
+
+
+def _is_short(word: str) -> bool:
+    """Whether a word has two capitals or digits, and is neither a number nor a shouted word."""
+    if not _SHORT.fullmatch(word) or _signs(word) < 2 or not any(map(str.isupper, word)):
+        return False
+    parts = re.split(r"[/.&+-]", word.removesuffix("s"))
+    return all(len(part) <= _MAX_CAPITALS or not part.isupper() for part in parts)
+
+
+def _signs(text: str) -> int:
+    return sum(letter.isupper() or letter.isdigit() for letter in text)
 
 
 def _unexplained(card: DraftCard, topic: Topic) -> set[str]:

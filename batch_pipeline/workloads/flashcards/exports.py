@@ -27,10 +27,8 @@ from batch_pipeline.workloads.flashcards.models import (
     OptimizedPrompt,
 )
 from batch_pipeline.workloads.flashcards.record import TopicRecord
-from batch_pipeline.workloads.flashcards.rules import VotingRules
 from batch_pipeline.workloads.flashcards.terms import read_words
 from batch_pipeline.workloads.flashcards.topics import TOPIC_PATH, path_folder
-from batch_pipeline.workloads.flashcards.voting import tally
 
 BATCH_FILE = "flashcards/batch.json"
 METADATA_FILE = "flashcards/generation_metadata.json"
@@ -52,7 +50,7 @@ _MATH = re.compile(r"\\\(|\\\[|\$\$|\\(?:frac|sum|sqrt|log|cdot|times|leq|geq|mo
                    r"\$[^$\n]*[\\^_=][^$\n]*\$")  # fmt: skip
 
 
-def write_topic_files(folder: Path, record: TopicRecord, voting: VotingRules) -> list[Path]:
+def write_topic_files(folder: Path, record: TopicRecord) -> list[Path]:
     """Write a topic's files below `folder`, in the folder that its path names.
 
     Each is written whole or not at all, and left alone where it is as it should be; files of a mode
@@ -70,7 +68,7 @@ def write_topic_files(folder: Path, record: TopicRecord, voting: VotingRules) ->
         METADATA_FILE: _json(metadata_document(record)),
         XML_FILE: prompt_xml(record) if record.prompt else None,
         YAML_FILE: prompt_yaml(record) if record.prompt else None,
-        SUMMARY_FILE: _json(summary_document(record, voting)) if record.prompt else None,
+        SUMMARY_FILE: _json(summary_document(record)) if record.prompt else None,
     }
     paths = []
     for name, content in contents.items():
@@ -248,7 +246,7 @@ def prompt_xml(record: TopicRecord) -> bytes:
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def summary_document(record: TopicRecord, voting: VotingRules) -> dict[str, Any]:
+def summary_document(record: TopicRecord) -> dict[str, Any]:
     """optimization_summary.json: the vote, the suggestions and what became of them."""
     prompt = _prompt_of(record)
     votes = record.votes or {}
@@ -258,7 +256,8 @@ def summary_document(record: TopicRecord, voting: VotingRules) -> dict[str, Any]
         "model": record.model,
         "timestamp": record.made_at,
         "sources": len(record.sources),
-        "vote": tally(votes, voting).as_json(),
+        # as it was counted then: other rules for votes change no topic that is completed
+        "vote": record.tally,
         "voters": {
             name: None if vote is None else vote.model_dump(mode="json")
             for name, vote in votes.items()

@@ -25,7 +25,6 @@ from batch_pipeline.workloads.flashcards.exports import (
 )
 from batch_pipeline.workloads.flashcards.options import FlashcardOptions
 from batch_pipeline.workloads.flashcards.record import RECORD, TopicRecord
-from batch_pipeline.workloads.flashcards.rules import VotingRules
 from batch_pipeline.workloads.flashcards.times import TopicTimes, read_times
 from batch_pipeline.workloads.flashcards.topics import TOPIC_PATH
 from batch_pipeline.workloads.operator_files import read_options
@@ -36,7 +35,7 @@ CARDS_FILE = "flashcards.csv"
 _PAGE = 200
 
 
-def write_files(ledger: Ledger, batch: Batch, folder: Path, voting: VotingRules) -> list[Path]:
+def write_files(ledger: Ledger, batch: Batch, folder: Path) -> list[Path]:
     """Write the files of all completed topics; those of topics that are not completed go.
 
     Topics are read page by page, and files that are as they should be are left alone.
@@ -45,7 +44,6 @@ def write_files(ledger: Ledger, batch: Batch, folder: Path, voting: VotingRules)
         ledger: the ledger.
         batch: the batch.
         folder: the batch's folder; it exists.
-        voting: the rules for votes, for the summaries.
 
     Returns:
         The table of all cards and the Anki package, as far as they were written.
@@ -55,7 +53,7 @@ def write_files(ledger: Ledger, batch: Batch, folder: Path, voting: VotingRules)
     topics = folder / TOPICS_FOLDER
     for item, record in read_topics(ledger, batch, times):
         if record is not None:
-            write_topic_files(topics, record, voting)
+            write_topic_files(topics, record)
         elif item.error_kind != INPUT_ERROR:
             # a row that could not be read has no files, and its path may be another's
             remove_topic_files(topics, str(item.row[TOPIC_PATH]))

@@ -7,7 +7,8 @@ What belongs here: these models, tolerant in and strict out. What does not: judg
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -249,8 +250,31 @@ def missing_parts(card: DraftCard) -> list[str]:
     try:
         finished(card)
     except ValidationError as error:
-        return [_in_words(problem) for problem in error.errors(include_url=False)]
-    return []
+        missing = [_in_words(problem) for problem in error.errors(include_url=False)]
+    else:
+        missing = []
+    return [*missing, *_repeated_options(card)]
+
+
+def same_option(one: str, other: str) -> bool:
+    """Whether two options are the same text; C++ and C# are two, whatever else they share."""
+    return _option_key(one) == _option_key(other)
+
+
+def _option_key(text: str) -> str:
+    plain = " ".join(text.casefold().split())
+    return plain.rstrip(" .,;:") or plain
+
+
+def _repeated_options(card: DraftCard) -> Iterator[str]:
+    """Options that are the same: what is asked for is three different wrong ones."""
+    for (place, one), (at, other) in combinations(enumerate(card.options), 2):
+        if one and same_option(one, other):
+            yield (
+                f"the distractors {place} and {at} are the same"
+                if place
+                else f"distractor {at} is the correct answer"
+            )
 
 
 def _in_words(problem: Any) -> str:

@@ -72,6 +72,7 @@ class TopicRecord(_Part):
         researched: whether research was asked for.
         sources: what it found.
         votes: by the voter's name, None for one who did not answer; None where nobody votes.
+        tally: what they came to by the rules of that run (`Tally.as_json`); likewise None.
         decision: what the vote came to; None where nobody votes.
         approval: weight of those who approve over the weight of those who answered, 0 to 1.
         prompt: what the synthesis gave; None where there is none.
@@ -93,6 +94,7 @@ class TopicRecord(_Part):
     researched: bool = True
     sources: list[Source] = Field(default_factory=list)
     votes: dict[str, Vote | None] | None = None
+    tally: dict[str, Any] | None = None
     decision: Decision | None = None
     approval: float | None = None
     prompt: OptimizedPrompt | None = None

@@ -432,6 +432,9 @@ class FlashcardSteps:
             researched=self._options.research,
             sources=self._sources(row),
             votes=self._votes(row) if unified else None,
+            tally={name: value for name, value in row[TALLY].items() if name != "votes"}
+            if unified
+            else None,
             decision=row[TALLY]["decision"] if unified else None,
             approval=row[TALLY]["approval"] if unified else None,
             prompt=OptimizedPrompt.model_validate(row[SYNTHESIS]) if unified else None,

@@ -73,7 +73,12 @@ _MAX_TITLE_CHARS = 500
 _MAX_TOPIC_BYTES = 4 << 20
 _MAX_PATH_CHARS = 1_000
 _MAX_PART_BYTES = 240
+_DIGEST_CHARS = 6
 _NUMBER = re.compile(r"^\d+[_-]")
+# C++, C#, A*, @Size: a symbol that belongs to a word. One between two words, or before a number as
+# in Rule #1, only parts what is in the name anyway.
+_SYMBOL = r"[+#*=<>^~|$€°]"
+_TELLING_SYMBOL = re.compile(rf"(?<=\w){_SYMBOL}(?!\w)|(?<!\w)(?:{_SYMBOL}|@)(?=[^\W\d])")
 # A folder of such a name could stand where a file of another topic belongs.
 _LIKE_OUR_FILES = re.compile(r"\.(json|xml|yaml)$", re.IGNORECASE)
 # What some file system refuses in a name.
@@ -156,14 +161,22 @@ def bare_name(folder: str) -> str:
 
 
 def kebab(text: str) -> str:
-    """A text as the name of a folder: small letters, joined by hyphens; letters of any script."""
+    """A text as the name of a folder: small letters, joined by hyphens; letters of any script.
+
+    Where a symbol belongs to a word, as in C++ and C#, a digest of the text stands behind it: what
+    differs in a symbol is another name.
+    """
     plain = "".join(
         letter
         for letter in unicodedata.normalize("NFKD", text)
         if not unicodedata.combining(letter)
     )
     words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", plain).casefold()).strip("-")
-    return words.encode()[:_MAX_PART_BYTES].decode(errors="ignore").strip("-")
+    if not words or not _TELLING_SYMBOL.search(text):
+        return words.encode()[:_MAX_PART_BYTES].decode(errors="ignore").strip("-")
+    digest = _digest(" ".join(text.casefold().split())).hex()[:_DIGEST_CHARS]
+    short = words.encode()[: _MAX_PART_BYTES - _DIGEST_CHARS - 1].decode(errors="ignore").strip("-")
+    return f"{short}-{digest}"
 
 
 def open_topics(source: str | Path, options: Mapping[str, Any]) -> InputTable:
@@ -176,7 +189,7 @@ def open_topics(source: str | Path, options: Mapping[str, Any]) -> InputTable:
         source: the folder or file.
         options: `name`, `encoding`, `delimiter`; `category`, `domain`, `subdomain` (a folder such
             as `001_cybersecurity`, its name without the number, or a title). What is absent or None
-            does not apply.
+            does not apply. A row with a problem is left out where a filter surely does so.
 
     Raises:
         UsageError: the source as a whole cannot be used, an option cannot, or no topic passes.
@@ -188,7 +201,7 @@ def open_topics(source: str | Path, options: Mapping[str, Any]) -> InputTable:
     if wanted.values:
         again = _open_tree(path, options) if is_tree else _open_file(path, options)
         wanted.demand_some(again)
-    opened.rows = _once(row for row in opened.rows if row.problem or wanted.lets(row.values))
+    opened.rows = _once(row for row in opened.rows if wanted.lets(row))
     return opened
 
 
@@ -196,70 +209,106 @@ def open_topics(source: str | Path, options: Mapping[str, Any]) -> InputTable:
 
 
 @dataclass(frozen=True, slots=True)
+class _Name:
+    """A name of a category, domain or subdomain that is wanted, as it was given."""
+
+    text: str
+
+    def is_of(self, folder: str, title: str) -> bool:
+        """Whether a folder, or the title of what is in it, is meant.
+
+        The number counts where both have one: `009_network` is not `002_network`.
+        """
+        if kebab(self.text) in {kebab(folder), kebab(title)}:
+            return True
+        if _NUMBER.match(self.text) and _NUMBER.match(folder):
+            return False
+        return self.key in {_key(folder), _key(title)}
+
+    @property
+    def key(self) -> str:
+        """It without its number."""
+        return _key(self.text)
+
+
+@dataclass(frozen=True, slots=True)
 class _Filter:
     """Which topics are wanted, by level."""
 
-    values: Mapping[str, frozenset[str]]
+    values: Mapping[str, tuple[_Name, ...]]
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> _Filter:
-        values: dict[str, frozenset[str]] = {}
+        values: dict[str, tuple[_Name, ...]] = {}
         for name in FILTERS:
             given = options.get(name)
             texts = [given] if isinstance(given, str) else list(given or ())
-            keys = frozenset(_key(str(text)) for text in texts if str(text).strip())
-            if given is not None and not keys:
+            wanted = tuple(_Name(text) for one in texts if (text := str(one).strip()))
+            if given is not None and not wanted:
                 raise UsageError(
                     f"The filter --{name} is empty.",
                     f"Name a {name}, such as 001_cybersecurity, or leave --{name} out.",
                 )
-            if keys:
-                values[name] = keys
+            if wanted:
+                values[name] = wanted
         return cls(values)
 
-    def lets(self, values: Mapping[str, Any]) -> bool:
-        """Whether a topic is wanted."""
-        return all(keys & _names(values, name) for name, keys in self.values.items())
+    def lets(self, row: InputRow) -> bool:
+        """Whether a row is wanted; one with a problem is, where a level could not be read."""
+        return all(
+            (bool(row.problem) and not any(place)) or _is_one(wanted, place)
+            for name, wanted in self.values.items()
+            for place in [_place(row.values, name)]
+        )
 
     def demand_some(self, table: InputTable) -> None:
         """Raise unless a topic of the table is wanted, with the names that there are."""
-        seen: dict[str, dict[str, None]] = {name: {} for name in self.values}
+        seen: dict[str, dict[tuple[str, str], None]] = {name: {} for name in self.values}
         for row in table.rows:
             if row.problem:
                 continue
-            if self.lets(row.values):
+            if self.lets(row):
                 return
             for name, found in seen.items():
                 if len(found) < 2_000:
-                    found[str(row.values[f"{name}_folder"])] = None
+                    found[_place(row.values, name)] = None
         hints = []
-        for name, keys in self.values.items():
-            by_key = {_key(folder): folder for folder in seen[name]}
-            if keys & by_key.keys():
+        for name, wanted in self.values.items():
+            if any(_is_one(wanted, place) for place in seen[name]):
                 continue
+            by_key = {_key(folder): folder for folder, _ in seen[name]}
             near = [
                 by_key[one]
-                for key in sorted(keys)
+                for key in sorted(each.key for each in wanted)
                 for one in difflib.get_close_matches(key, list(by_key), n=1)
             ]
-            listed = ", ".join(list(seen[name])[:20]) or "none"
+            folders = dict.fromkeys(folder for folder, _ in seen[name])
+            listed = ", ".join(list(folders)[:20]) or "none"
             hints.append(
                 (f"Did you mean --{name} {near[0]}? " if near else "")
                 + f"There is for --{name}: {listed}."
             )
-        asked = " ".join(f"--{name} {', '.join(sorted(k))}" for name, k in self.values.items())
+        asked = " ".join(
+            f"--{name} {', '.join(sorted(one.text for one in wanted))}"
+            for name, wanted in self.values.items()
+        )
         raise UsageError(
             f"No topic of {table.source} passes {asked}.",
             " ".join(hints) or "Each filter alone lets some pass, together none: loosen one.",
         )
 
 
+def _is_one(wanted: tuple[_Name, ...], place: tuple[str, str]) -> bool:
+    return any(name.is_of(*place) for name in wanted)
+
+
+def _place(values: Mapping[str, Any], level: str) -> tuple[str, str]:
+    """The folder of a level, and its title."""
+    return str(values[f"{level}_folder"]), str(values[f"{level}_title"])
+
+
 def _key(text: str) -> str:
     return kebab(_NUMBER.sub("", text.strip()))
-
-
-def _names(values: Mapping[str, Any], level: str) -> set[str]:
-    return {_key(str(values[f"{level}_folder"])), _key(str(values[f"{level}_title"]))}
 
 
 # --- sources

@@ -18,7 +18,6 @@ from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.sources.table import InputTable
 from batch_pipeline.workloads.base import no_packs
-from batch_pipeline.workloads.config import DEFS_FOLDER
 from batch_pipeline.workloads.flashcards.files import write_files
 from batch_pipeline.workloads.flashcards.options import FlashcardOptions
 from batch_pipeline.workloads.flashcards.record import RECORD, TopicRecord
@@ -123,7 +122,7 @@ class FlashcardsWorkload:
 
     def deliver_files(self, ledger: Ledger, batch: Batch, folder: Path) -> list[Path]:
         """The files of each completed topic, the table of all cards, the Anki package."""
-        return write_files(ledger, batch, folder, load_voting_rules(DEFS_FOLDER / self.name))
+        return write_files(ledger, batch, folder)
 
     def summarize(self, rows: Iterator[RowResult]) -> Summary:
         """How many topics were completed, their cards, and why others were not."""

@@ -16,6 +16,7 @@ from batch_pipeline.workloads.flashcards.models import (
 from batch_pipeline.workloads.flashcards.record import Source, TopicRecord
 from batch_pipeline.workloads.flashcards.rules import load_check_rules, load_voting_rules
 from batch_pipeline.workloads.flashcards.topics import Topic
+from batch_pipeline.workloads.flashcards.voting import tally
 
 ROOT = Path(__file__).resolve().parents[3]
 DEFS = ROOT / "batch_pipeline" / "defs" / "flashcards"
@@ -124,6 +125,7 @@ PROMPT = OptimizedPrompt.model_validate(
 def record(**changes: Any) -> TopicRecord:
     """A completed topic of unified mode."""
     names = [voter.name for voter in VOTING.voters]
+    votes = {name: vote(text=f"It is right for {name}.") for name in names}
     given: dict[str, Any] = {
         "topic": TOPIC,
         "mode": "unified",
@@ -133,7 +135,8 @@ def record(**changes: Any) -> TopicRecord:
         "wanted": 3,
         "cards": [card(1), card(2), card(3)],
         "sources": [Source(title="Salts", url="https://example.org/salts?a=1&b=2")],
-        "votes": {name: vote(text=f"It is right for {name}.") for name in names},
+        "votes": votes,
+        "tally": tally(votes, VOTING).as_json(),
         "prompt": PROMPT,
         "cost_usd": 0.01,
         "duration_s": 20.0,

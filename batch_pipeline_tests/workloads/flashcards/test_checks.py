@@ -92,6 +92,7 @@ def test_a_prohibited_phrase_is_found_wherever_it_stands(place: str) -> None:
         ("How does a PBKD salt protect a password?", True),
         ("How does a key derivation function (KDF) use a salt?", False),
         ("How does an HTTP server store a salt?", False),
+        ("Is a password salt NULL, TRUE or FALSE?", False),
         ("What does control AC-2 say of password salts?", False),
     ],
 )
@@ -192,12 +193,26 @@ def test_a_card_about_something_else_is_found() -> None:
         ({"difficulty": "sublime"}, "difficulty is 'sublime', not"),
         ({"bloom_level": ""}, "bloom_level is empty"),
         ({"question_text": None}, "question_text is empty"),
+        (
+            {"distractors": wrong(1, text=f" {TEXTS[0].upper()}.")},
+            "the distractors 1 and 2 are the same",
+        ),
+        ({"distractors": wrong(2, text=ANSWER)}, "distractor 3 is the correct answer"),
+        (
+            {"distractors": [{**one, "text": TEXTS[0]} for one in WRONG]},
+            "distractors 1 and 3 are the same",
+        ),
     ],
 )
 def test_a_missing_part_fails_the_card_and_is_named(changes: dict[str, Any], said: str) -> None:
     report = check_card(draft(**changes), TOPIC, RULES)
     assert "required_fields" in report.automatic and report.score == 0 and not report.passed
     assert said in " ".join(report.problems)
+
+
+def test_options_that_differ_in_a_symbol_are_different_ones() -> None:
+    for options in (("C++", "C#", "C", "C--"), ("x > 0", "x < 0", "-x > 0", "x >= 0")):
+        assert "required_fields" not in failed(with_options(*options))
 
 
 @pytest.mark.parametrize(
@@ -232,6 +247,15 @@ def test_an_answer_says_something_of_its_own(answer: str) -> None:
         (("MFA (multi-factor authentication)", *TEXTS), False),
         (("The value of os.urandom(16) is stored", *TEXTS), False),
         ((f"{ANSWER} (uncorrected)", *(f"{text} (so)" for text in TEXTS)), False),
+        ((f"{ANSWER} (256 bits)", *TEXTS), True),
+        ((f"{ANSWER} (2024)", *TEXTS), True),
+        ((f"{ANSWER} (SALT value)", *TEXTS), True),
+        (("PowerShell (kept beside it)", *TEXTS), True),
+        ((f"{ANSWER} (TRUE)", *TEXTS), True),
+        (("A flag [false]", *TEXTS), True),
+        (("connection.setAutoCommit(false)", "connection.setAutoCommit(true)", *TEXTS[1:]), False),
+        (("The value of flags[true] is stored", *TEXTS), False),
+        (("connection.commit(wrong)", *TEXTS), True),
     ],
 )
 def test_no_parenthesis_gives_the_answer_away(options: tuple[str, ...], found: bool) -> None:
@@ -239,6 +263,31 @@ def test_no_parenthesis_gives_the_answer_away(options: tuple[str, ...], found: b
     assert ("parenthetical_giveaways" in report.failed) is found
     if found:
         assert report.score == 0 and not report.passed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Denial of service (DoS)",
+        "Distributed denial of service (DDoS)",
+        "Internet of Things (IoT)",
+        "Two-factor authentication (2FA)",
+        "Transport Layer Security (TLS 1.3)",
+        "Advanced Encryption Standard (AES-256)",
+        "Continuous integration and delivery (CI/CD)",
+        "Authentication (AuthN)",
+        "Open Authorization (OAuth 2.0)",
+        "Development, security and operations (DevSecOps)",
+        "Research and development (R&D)",
+        "Port-based access control [802.1X]",
+        "Многофакторная аутентификация (МФА)",
+        "DoS (denial of service)",
+        "TLS 1.3 (Transport Layer Security)",
+        "AES-256 (Advanced Encryption Standard)",
+    ],
+)
+def test_an_abbreviation_beside_its_full_term_gives_nothing_away(answer: str) -> None:
+    assert "parenthetical_giveaways" not in failed(with_options(answer, *TEXTS))
 
 
 @pytest.mark.parametrize(
@@ -283,6 +332,18 @@ def test_a_card_passes_at_the_bound(lost: float, score: float, passed: bool) -> 
     rules = RULES.model_copy(update={"weights": weights})
     report = check_card(draft(bloom_level="create"), TOPIC, rules)
     assert (report.score, report.passed) == (score, passed)
+
+
+def test_one_failed_check_fails_no_card_unless_the_operator_says_so() -> None:
+    said = draft(question_text="According to NIST, what does a salt add to a password hash?")
+    above = draft(distractors=wrong(1, text="All of the above"))
+    for card, score in ((said, 0.896), (above, 0.917)):
+        report = check_card(card, TOPIC, RULES)
+        assert report.passed and len(report.findings) == 1
+        assert report.score == pytest.approx(score, abs=5e-4)
+    automatic = [*RULES.automatic_fail, "prohibited_phrases"]
+    rules = RULES.model_copy(update={"automatic_fail": automatic})
+    assert not check_card(said, TOPIC, rules).passed
 
 
 def test_a_check_without_weight_is_off_even_where_it_fails_cards_by_itself() -> None:

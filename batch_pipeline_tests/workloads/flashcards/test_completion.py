@@ -102,8 +102,22 @@ def test_four_of_five_wanted_cards_must_pass(passed: int, completed: bool) -> No
     [
         ("Understand Password Salting.", True),
         ("Explain the basics of password salting and its practical applications.", True),
+        # templates, in which only the topic's name changes
+        ("Recall the main facts about password salting.", True),
+        ("Explain the purpose and significance of password salting.", True),
+        ("Apply password salting in everyday work environments.", True),
+        ("Analyze the strengths and weaknesses of password salting.", True),
+        ("Evaluate the impact of password salting.", True),
+        ("Create a comprehensive plan for password salting.", True),
+        ("Describe the role, the main parts and the features of password salting.", True),
+        ("Compare benefits, limitations and trade-offs of password salting.", True),
         ("Explain how a salt defeats rainbow tables.", False),
         ("Configure bcrypt.", False),
+        ("Explain the purpose of a salt that is unique for each account.", False),
+        ("Evaluate the impact of rainbow tables on unsalted hashes.", False),
+        ("Plan the migration of a legacy database to salted hashes.", False),
+        ("Compare the strengths of bcrypt and scrypt.", False),
+        ("Analyze the role of entropy in the length of a salt.", False),
     ],
 )
 def test_an_objective_that_names_nothing_of_its_topic_is_generic(text: str, generic: bool) -> None:

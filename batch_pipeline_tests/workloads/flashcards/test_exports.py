@@ -39,7 +39,7 @@ ALL = [
 
 
 def written(folder: Path, **changes: Any) -> dict[str, Path]:
-    paths = write_topic_files(folder, record(**changes), VOTING)
+    paths = write_topic_files(folder, record(**changes))
     home = folder / HOME
     assert all(path.stat().st_mode & 0o077 == 0 for path in paths)
     return {path.relative_to(home).as_posix(): path for path in paths}
@@ -121,7 +121,7 @@ def test_a_folder_that_is_a_link_to_elsewhere_is_not_written_to(tmp_path: Path) 
     other.mkdir()
     (out / "001_cybersecurity").symlink_to(other)
     with pytest.raises(UsageError, match="leads out of"):
-        write_topic_files(out, record(), VOTING)
+        write_topic_files(out, record())
     assert list(other.iterdir()) == []
 
 

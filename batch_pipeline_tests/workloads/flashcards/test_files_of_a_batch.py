@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sqlite3
 import zipfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from batch_pipeline.workloads.flashcards.topics import path_folder
 from batch_pipeline.workloads.results import stream_results
 from batch_pipeline.workloads.runner import deliver
 from batch_pipeline_tests.simulated import Bench, Simulator
-from batch_pipeline_tests.workloads.flashcards.cards import SAMPLES
+from batch_pipeline_tests.workloads.flashcards.cards import DEFS, SAMPLES
 from batch_pipeline_tests.workloads.flashcards.running import bench, records, topic, write_topics
 
 TOPICS = SAMPLES / "topics.jsonl"
@@ -90,6 +91,31 @@ def test_a_topic_of_unified_mode_has_its_prompt_and_its_vote_as_well(
     assert summary["vote"]["outcome"] == "consensus" and len(summary["voters"]) == 8
     prompt = yaml.safe_load((home / "optimized_prompt.yaml").read_text())
     assert prompt["system_prompt"] and len(prompt["scaffolding"]) == 4
+
+
+def test_a_summary_keeps_the_vote_as_it_was_counted_whatever_the_rules_say_later(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    against = ["active_learning", "scaffolding", "connection", "assessment", "clarity"]
+    simulator.configure(
+        faults=[{"kind": "votes_reject", "voter": name} for name in against], slips=0.0
+    )
+    defs = shutil.copytree(DEFS, tmp_path / "defs")
+    rules = (defs / "voting.yaml").read_text(encoding="utf-8")
+    lenient = rules.replace("min_consensus: 0.57", "min_consensus: 0.2")
+    (defs / "voting.yaml").write_text(lenient, encoding="utf-8")
+    one = bench(tmp_path, simulator, mode="unified", num_flashcards=2)
+    one.config = one.config.model_copy(update={"folder": defs})
+    batch = one.ingest(write_topics(tmp_path / "topics.jsonl", [topic("Passkeys")]), "cards")
+    assert one.run(batch).outcomes == {"succeeded": 1}
+    (defs / "voting.yaml").write_text(rules, encoding="utf-8")
+    out = tmp_path / "out"
+    delivered(one, batch, out)
+    home = out / "topics" / path_folder(one.items(batch)[0].item_id)
+    vote = json.loads((home / "optimization_summary.json").read_text())["vote"]
+    assert (vote["outcome"], vote["message"]) == ("consensus", "")
+    assert vote["approval"] < 0.57
+    assert vote["suggestions"] and "votes" not in vote
 
 
 def test_files_go_with_what_they_hold_and_unchanged_ones_are_left_alone(

@@ -92,6 +92,74 @@ def test_filters_take_folders_and_names(options: dict[str, Any], count: int) -> 
     assert len(rows(SAMPLES / "topics.jsonl", **options)) == count
 
 
+def placed(category: str, subdomain: str, **further: Any) -> dict[str, Any]:
+    title = f"{category} {subdomain}"
+    return {
+        "topic_title": title, "category_folder": category, "subdomain_folder": subdomain, **further,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        # the fourth has a category without a number
+        ({"category": "002_network"}, [1, 2, 4]),
+        ({"category": "009_network"}, [3, 4]),
+        ({"category": "network"}, [1, 2, 3, 4]),
+        ({"category": "Network"}, [1, 2, 3, 4]),
+        ({"category": "002_network", "subdomain": "003_fundamentals"}, [1]),
+        ({"subdomain": ["001_fundamentals", "007_routing"]}, [2, 3]),
+        ({"category": "007_network", "subdomain": "switching"}, [4]),
+        # a name may begin with a number
+        ({"subdomain": "2-factor authentication"}, [5]),
+        ({"subdomain": "2-Factor-Authentication"}, [5]),
+    ],
+)
+def test_a_folder_with_its_number_is_that_folder_only(
+    tmp_path: Path, options: dict[str, Any], numbers: list[int]
+) -> None:
+    path = tmp_path / "topics.jsonl"
+    records = [
+        placed("002_network", "003_fundamentals", category_title="Network"),
+        placed("002_network", "001_fundamentals", category_title="Network"),
+        placed("009_network", "007_routing"),
+        placed("network", "004_switching"),
+        placed("001_identity", "001_2-factor-authentication"),
+    ]
+    path.write_text("".join(f"{json.dumps(one)}\n" for one in records), encoding="utf-8")
+    assert [one.number for one in rows(path, **options)] == numbers
+
+
+def test_a_wrong_number_is_answered_with_the_folder_that_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl"
+    path.write_text(json.dumps(placed("002_network", "003_fundamentals")), encoding="utf-8")
+    with pytest.raises(UsageError) as raised:
+        rows(path, category="009_network", subdomain="001_fundamentals")
+    assert "passes --category 009_network --subdomain 001_fundamentals" in str(raised.value)
+    assert "Did you mean --category 002_network?" in str(raised.value)
+    assert "Did you mean --subdomain 003_fundamentals?" in str(raised.value)
+
+
+def test_a_row_with_an_error_is_in_the_batch_unless_a_filter_is_known_to_leave_it_out(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "topics.jsonl"
+    records = [
+        placed("003_software", "001_testing"),
+        placed("002_network", "003_fundamentals", topic_title=""),
+        placed("003_software", "001_testing", topic_title=""),
+        {"topic_title": ["a"], "category_title": "Network"},
+        {"topic_title": ["a"], "category_title": "Software", "domain_title": "Other"},
+        {"topic_title": "Nowhere"},
+        {"topic_title": "Hidden", "category_folder": {"a": 1}},
+    ]
+    path.write_text("".join(f"{json.dumps(one)}\n" for one in records), encoding="utf-8")
+    found = rows(path, category="003_software")
+    assert [(one.number, bool(one.problem)) for one in found] == [
+        (1, False), (3, True), (5, True), (6, True), (7, True),
+    ]  # fmt: skip
+
+
 def test_a_filter_of_a_tree_works_as_of_a_file() -> None:
     assert len(rows(SAMPLES / "tree", category="002_software")) == 1
 
@@ -140,6 +208,36 @@ def test_a_path_that_comes_twice_is_refused_since_its_files_would_be_overwritten
     found = of_lines(tmp_path, ONE, {**ONE, "topic_title": "Other"}, ONE)
     assert [bool(one.problem) for one in found] == [False, False, True]
     assert "has the path of row 1" in found[2].problem
+
+
+def test_titles_that_differ_in_a_symbol_have_paths_of_their_own(tmp_path: Path) -> None:
+    titles = ["C", "C++", "C#", "A*", "A", "@Size", "Size"]
+    found = of_lines(tmp_path, *({**ONE, "topic_title": title} for title in titles))
+    assert [one.problem for one in found] == [""] * len(titles)
+    paths = [one.values[TOPIC_PATH] for one in found]
+    assert paths[0] == "001_cybersecurity/c/topic.json"
+    assert paths[1].startswith("001_cybersecurity/c-")
+    # whatever else is in the table, and whatever the capitals
+    assert of_lines(tmp_path, {**ONE, "topic_title": "c++"})[0].values[TOPIC_PATH] == paths[1]
+    within = [{**ONE, "topic_title": "Loops", "domain_title": title} for title in ("C++", "C#")]
+    assert [one.problem for one in of_lines(tmp_path, *within)] == ["", ""]
+    assert [one.values["domain_title"] for one in rows(tmp_path / "topics.jsonl", domain="C#")] == [
+        "C#"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("Rule #1: Use a safe API", "rule-1-use-a-safe-api"),
+        ("Identity & Access (IAM), R&D", "identity-access-iam-r-d"),
+        ("TCP/IP - what's new? 50% more!", "tcp-ip-what-s-new-50-more"),
+        ("Introspection + GraphiQL", "introspection-graphiql"),
+        ("Node.js and `fs`", "node-js-and-fs"),
+    ],
+)
+def test_a_title_of_words_and_marks_between_them_is_its_words(title: str, name: str) -> None:
+    assert kebab(title) == name
 
 
 def test_a_broken_file_of_a_tree_ends_its_own_row_only(tmp_path: Path) -> None:
