@@ -80,7 +80,7 @@ def test_rows_beyond_a_limit_are_left_pending_once_whatever_their_branches(
     batch = bench.ingest(write_rows(tmp_path / "rows.csv", rows_of(4)))
     ran = run(bench, batch, limit=1)
     assert ran.outcomes == {"succeeded": 1, "pending": 3}
-    assert [chunk.tally.outcomes["pending"] for chunk in ran.chunks] == [3]
+    assert [chunk.tally.outcomes[Outcome.PENDING] for chunk in ran.chunks] == [3]
 
 
 @pytest.mark.usefixtures("either_database")

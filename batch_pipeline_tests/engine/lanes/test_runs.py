@@ -9,6 +9,7 @@ import pytest
 
 from batch_pipeline.engine.thread import EngineThread
 from batch_pipeline.ledger.batches import Batch, start_generation
+from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.simulator.launch import URL_VARIABLE
 from batch_pipeline.workloads.lane import cancel, due_batches
 from batch_pipeline_tests.engine.lanes.laning import (
@@ -78,7 +79,7 @@ def test_a_row_with_branches_in_provider_jobs_is_counted_once(
     ran = finish(bench.start(job), job)
     assert (ran.done.status, ran.outcomes) == ("submitted", {"pending": 4})
     assert ran.done.message.startswith("4 rows are in provider jobs")
-    assert [chunk.tally.outcomes["pending"] for chunk in ran.chunks] == [2, 2]
+    assert [chunk.tally.outcomes[Outcome.PENDING] for chunk in ran.chunks] == [2, 2]
 
 
 def test_a_forced_run_over_open_jobs_takes_their_answers_and_one_after_them_asks_anew(
