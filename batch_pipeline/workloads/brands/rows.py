@@ -31,13 +31,51 @@ STATUS, OUTPUT = "status", "output"
 MAX_NAME_CHARS = 200
 MAX_URL_CHARS = 2_000
 
-_HEADERS: Mapping[str, Sequence[str]] = {
-    BRAND: ("brand name", "brand", "name", "company", "نام برند", "برند", "نام"),
-    WEBSITE: ("website", "web site", "url", "site", "brand website", "وب سایت", "سایت", "آدرس"),
-    PARENT: ("parent company", "parent", "owner", "شرکت مادر", "شرکت", "مالک", "هلدینگ"),
+_HEADERS: Mapping[str, Sequence[Sequence[str]]] = {
+    BRAND: (
+        (
+            "brand name", "brand", "نام برند", "برند", "نام تجاری",
+            "varumärke", "varumärkesnamn", "marke", "markenname",
+        ),
+        ("name", "company", "company name", "نام"),
+        ("شرکت", "نام شرکت", "företag", "firma"),
+    ),
+    WEBSITE: (
+        (
+            "website", "website url", "website address", "url", "site", "site url", "homepage",
+            "web address", "brand website", "brand url", "official website",
+            "وب سایت", "سایت", "آدرس وب سایت", "آدرس سایت", "آدرس اینترنتی", "وبگاه",
+            "webbplats", "hemsida", "webbadress", "webseite", "webadresse",
+        ),
+        ("آدرس",),
+    ),
+    PARENT: (
+        (
+            "parent company", "parent company name", "parent", "parent name", "شرکت مادر",
+            "نام شرکت مادر", "moderbolag", "muttergesellschaft", "mutterkonzern",
+        ),
+        (
+            "owner", "brand owner", "holding", "holding company", "مالک", "هلدینگ",
+            "ägare", "koncern", "konzern", "eigentümer",
+        ),
+        ("company", "company name", "شرکت", "نام شرکت", "företag", "firma"),
+    ),
+}  # fmt: skip
+"""What columns are called that are read: names that say exactly that, then more general ones."""
+
+_WRITTEN_HEADERS: Mapping[str, Sequence[str]] = {
     STATUS: ("status", "وضعیت"),
     OUTPUT: ("output path", "output", "outputs", "output paths", "output folder", "خروجی"),
 }
+"""And that are written: no other names, since what is called differently may be somebody's own."""
+
+_FIRST_ONLY = 2
+"""Rank of names that say brand of the first column alone: elsewhere they are a brand's owner."""
+
+_CALLED = {BRAND: "Brand Name", WEBSITE: "Website", PARENT: "Parent Company"}
+_IN_WORDS = {BRAND: "brand", WEBSITE: "website", PARENT: "parent company"}
+_BETWEEN_NAMES = re.compile(r"[/|,،;()]")
+_SHOWN_COLUMNS = 10
 _SHOWN_CHARS = 80
 
 OpenSource = Callable[[str, Mapping[str, Any]], InputTable]
@@ -54,7 +92,8 @@ class BrandColumns:
         parent: their owners.
         status: where the system writes how a brand ended.
         output: where it writes what came of it.
-        by_place: whether the headers said nothing and columns A to C were taken.
+        by_place: of the first three, those whose header says nothing and whose place was taken.
+        unread: columns that are none of these.
     """
 
     brand: str
@@ -62,7 +101,13 @@ class BrandColumns:
     parent: str
     status: str
     output: str
-    by_place: bool
+    by_place: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """The columns that are read, by role."""
+        return {BRAND: self.brand, WEBSITE: self.website, PARENT: self.parent}
 
 
 def open_file(source: str, options: Mapping[str, Any]) -> InputTable:
@@ -98,12 +143,7 @@ def open_brands(
     """
     table = open_source(source, options)
     columns = find_columns(table.columns, table.source)
-    if columns.by_place:
-        shown = ", ".join(f"'{name}'" for name in table.columns[:3])
-        table.warnings.append(
-            "No header names the brands: columns were taken by their place, A brand, B website, "
-            f"C parent company ({shown})."
-        )
+    table.warnings += _about_columns(columns)
     rows = _brands(table.rows, columns, table.warnings)
     return InputTable(table.name, table.source, list(INPUT_COLUMNS), rows, table.warnings)
 
@@ -111,8 +151,12 @@ def open_brands(
 def find_columns(headers: Sequence[str], source: str) -> BrandColumns:
     """What each column of a table of brands is, by its header, else by its place.
 
+    No column is two things. Places count where no header names the brands: otherwise a column with
+    another name is somebody's own. Those of website and parent company count only if all known
+    columns stand as in a sheet of A brand, B website, C parent company.
+
     Raises:
-        UsageError: the first line is a brand, not a header.
+        UsageError: the first line is a brand, not a header; or no column holds the brands.
     """
     if any(_is_address(header) for header in headers):
         raise UsageError(
@@ -120,29 +164,123 @@ def find_columns(headers: Sequence[str], source: str) -> BrandColumns:
             f"'{next(filter(_is_address, headers))[:_SHOWN_CHARS]}'.",
             "Put a line above it: Brand Name,Website,Parent Company,Status.",
         )
-    named = _by_header(headers)
-    by_place = BRAND not in named
-    found = dict(zip(INPUT_COLUMNS, headers, strict=False)) if by_place else named
+    written = _written_columns(headers)
+    says = {header: _ranks(header, first=at == 0) for at, header in enumerate(headers)}
+    named = _named_columns(says)
+    placed = {} if BRAND in named else _placed_columns(says, written)
+    found = {**placed, **named}
+    if BRAND not in found:
+        raise UsageError(
+            f"{source}: no column is known to hold the brands; found: "
+            f"{_listed(headers) or 'none'}.",
+            "Write Brand Name above the brands.",
+        )
+    taken = {*found.values(), *written.values()}
     return BrandColumns(
         brand=found[BRAND],
         website=found.get(WEBSITE, ""),
         parent=found.get(PARENT, ""),
         # Never by their place: what stands there may be somebody's own, and they are written.
-        status=named.get(STATUS, ""),
-        output=named.get(OUTPUT, ""),
-        by_place=by_place,
+        status=written.get(STATUS, ""),
+        output=written.get(OUTPUT, ""),
+        by_place=tuple(placed),
+        unread=tuple(name for name in headers if name not in taken),
     )
 
 
-def _by_header(headers: Sequence[str]) -> dict[str, str]:
-    """The first column of each role that a header names."""
-    known = {comparable(name): role for role, names in _HEADERS.items() for name in names}
+def _written_columns(headers: Sequence[str]) -> dict[str, str]:
+    """The first column of each role that is written."""
+    known = {comparable(name): role for role, names in _WRITTEN_HEADERS.items() for name in names}
     found: dict[str, str] = {}
     for header in headers:
         role = known.get(comparable(re.sub(r"[_\-]+", " ", header)), "")
         if role and role not in found:
             found[role] = header
     return found
+
+
+def _ranks(header: str, *, first: bool) -> dict[str, int]:
+    """The roles that a header says, and how exactly, from 0; names in one must all say it."""
+    parts = [_spelled(part) for part in _BETWEEN_NAMES.split(header)]
+    found = {}
+    for role, known in _KNOWN.items():
+        ranks = [known.get(part) for part in parts if part]
+        if ranks and None not in ranks:
+            found[role] = min(rank for rank in ranks if rank is not None)
+    if not first and found.get(BRAND) == _FIRST_ONLY:
+        del found[BRAND]
+    return found
+
+
+def _spelled(name: str) -> str:
+    return "".join(comparable(re.sub(r"[_\-*:.]+", " ", name)).split())
+
+
+_KNOWN = {
+    role: {_spelled(name): rank for rank, names in enumerate(ranks) for name in names}
+    for role, ranks in _HEADERS.items()
+}
+
+
+def _named_columns(says: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """Of each role that is read, the first column whose header says it the most exactly."""
+    found: dict[str, str] = {}
+    for role in INPUT_COLUMNS:
+        known = [name for name in says if role in says[name] and name not in found.values()]
+        if known:
+            found[role] = min(known, key=lambda name: says[name][role])
+    return found
+
+
+def _placed_columns(
+    says: Mapping[str, Mapping[str, int]], written: Mapping[str, str]
+) -> dict[str, str]:
+    """Columns A to C whose headers say nothing, as far as the table is laid out that way."""
+    headers = [*says]
+    elsewhere = any(
+        roles and not {*roles} & {*INPUT_COLUMNS[at : at + 1]}
+        for at, roles in enumerate(says.values())
+    )
+    # Behind a column that is written nothing is where it belongs.
+    end = min((headers.index(name) for name in written.values()), default=len(headers))
+    return {
+        role: header
+        for role, header in zip(INPUT_COLUMNS, headers[:end], strict=False)
+        if not says[header] and (role == BRAND or not elsewhere)
+    }
+
+
+def _about_columns(columns: BrandColumns) -> list[str]:
+    """Warnings: what was taken by its place, and what is not read though something is missing."""
+    found = columns.inputs
+    said = []
+    if columns.by_place:
+        taken = ", ".join(
+            f"{'ABC'[INPUT_COLUMNS.index(role)]} {_IN_WORDS[role]} ('{found[role][:_SHOWN_CHARS]}')"
+            for role in columns.by_place
+        )
+        said.append(
+            f"Columns were taken by their place, since no header says what they are: {taken}. "
+            f"{_write_above(columns.by_place)} the right ones if these are not."
+        )
+    missing = [role for role in INPUT_COLUMNS if not found[role]]
+    if missing and columns.unread:
+        names = " or ".join(f"the {_IN_WORDS[role]}" for role in missing)
+        count = len(columns.unread)
+        said.append(
+            f"No header names {names}, and {count:,} column{'s are' if count > 1 else ' is'} not "
+            f"read: {_listed(columns.unread)}. {_write_above(missing)} the one that is meant."
+        )
+    return said
+
+
+def _write_above(roles: Sequence[str]) -> str:
+    return f"Write {' or '.join(_CALLED[role] for role in roles)} above"
+
+
+def _listed(headers: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name[:_SHOWN_CHARS]}'" for name in headers[:_SHOWN_COLUMNS])
+    return shown + (" …" if len(headers) > _SHOWN_COLUMNS else "")
 
 
 def brand_key(values: Mapping[str, Any]) -> str:
@@ -157,11 +295,7 @@ def _brands(
     # brand -> where it was first, and as what
     seen: dict[str, tuple[InputRow, str]] = {}
     for row in rows:
-        cells = {
-            BRAND: _cell(row, columns.brand),
-            WEBSITE: _cell(row, columns.website),
-            PARENT: _cell(row, columns.parent),
-        }
+        cells = {role: _cell(row, column) for role, column in columns.inputs.items()}
         if row.problem:
             yield replace(row, values=cells)
             continue

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import pytest
 from batch_pipeline.errors import UsageError
 from batch_pipeline.sources.table import InputRow, InputTable, canonical_hash
 from batch_pipeline.workloads.brands.registry import input_hash
-from batch_pipeline.workloads.brands.rows import find_columns, open_brands
+from batch_pipeline.workloads.brands.rows import (
+    INPUT_COLUMNS,
+    BrandColumns,
+    find_columns,
+    open_brands,
+)
+from batch_pipeline.workloads.brands.workload import BrandsWorkload
 
 HEADER = "Brand Name,Website,Parent Company,Status,Output Path\n"
 
@@ -21,6 +28,10 @@ def read(folder: Path, text: str, **options: Any) -> tuple[list[InputRow], list[
     path.write_text(text, encoding="utf-8")
     table = open_brands(str(path), options)
     return list(table.rows), table.warnings
+
+
+def inputs(columns: BrandColumns) -> tuple[str, str, str]:
+    return columns.brand, columns.website, columns.parent
 
 
 def test_the_columns_of_the_sheet_are_read_and_what_the_system_writes_is_left_out(
@@ -55,22 +66,159 @@ def test_headers_are_known_by_several_names(tmp_path: Path, header: str) -> None
     assert warnings == []
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Brand Name,Website URL,Parent Company Name,Status",
+        "brandName,brandWebsite,parentCompany,status",
+        "Brand,Website,Company",
+        "Brand*,Website (URL),Parent/Holding",
+        "نام برند,آدرس وب سایت,شرکت مادر/هلدینگ",
+        "Varumärke,Webbplats,Moderbolag",
+        "Marke,Webseite,Muttergesellschaft,Status",
+    ],
+)
+def test_what_people_call_the_three_columns_is_known(tmp_path: Path, header: str) -> None:
+    cells = "Dove,https://dove.com,Unilever" + "," * (header.count(",") - 2)
+    rows, warnings = read(tmp_path, f"{header}\n{cells}\n")
+    assert list(rows[0].values.values()) == ["Dove", "https://dove.com", "Unilever"]
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "brand", "website", "parent"),
+    [
+        (["Company", "Brand", "Website", "Parent"], "Brand", "Website", "Parent"),
+        (["Company", "Brand", "Website"], "Brand", "Website", "Company"),
+        (["Website", "Name", "Brand Name"], "Brand Name", "Website", ""),
+        (["Brand", "Owner", "Website", "Parent Company"], "Brand", "Website", "Parent Company"),
+        (["شرکت", "برند", "آدرس", "سایت"], "برند", "سایت", "شرکت"),
+        (["Id", "Company", "Website"], "Company", "Website", ""),
+        (["Name", "Company"], "Name", "", "Company"),
+        (["شرکت", "Name"], "Name", "", "شرکت"),
+        (["شرکت", "سایت", "مالک"], "شرکت", "سایت", "مالک"),
+        (["نام محصول", "سایت", "شرکت"], "نام محصول", "سایت", "شرکت"),
+        (["Firma", "Webseite", "Konzern"], "Firma", "Webseite", "Konzern"),
+    ],
+)
+def test_a_header_that_says_exactly_what_it_is_goes_before_a_general_one(
+    headers: Sequence[str], brand: str, website: str, parent: str
+) -> None:
+    assert inputs(find_columns(headers, "t")) == (brand, website, parent)
+
+
 def test_headers_may_stand_in_another_order() -> None:
     headers = ["Id", "Parent Company", "Brand", "Status", "Report", "output_path"]
     found = find_columns(headers, "t")
-    assert (found.brand, found.parent, found.website) == ("Brand", "Parent Company", "")
-    assert (found.status, found.output, found.by_place) == ("Status", "output_path", False)
+    assert inputs(found) == ("Brand", "", "Parent Company")
+    assert (found.status, found.output, found.by_place) == ("Status", "output_path", ())
 
 
 def test_without_known_headers_the_places_count_and_a_warning_says_so(tmp_path: Path) -> None:
     rows, warnings = read(tmp_path, "A,B,C,D,E\nNike,https://nike.com,Nike Inc,,\n")
     assert list(rows[0].values.values()) == ["Nike", "https://nike.com", "Nike Inc"]
     assert "by their place" in warnings[0]
+    assert "A brand ('A'), B website ('B'), C parent company ('C')" in warnings[0]
+    _, (warning,) = read(tmp_path, "A,B,Owner\nNike,https://nike.com,Nike Inc\n")
+    assert "A brand ('A'), B website ('B'). Write Brand Name or Website above" in warning
     found = find_columns(["A", "B", "C", "D", "E", "F"], "t")
-    assert (found.brand, found.website, found.parent, found.by_place) == ("A", "B", "C", True)
+    assert inputs(found) == ("A", "B", "C") and found.by_place == INPUT_COLUMNS
     # what stands in D and E may be somebody's own: it is not written over
     assert (found.status, found.output) == ("", "")
     assert find_columns(["A", "B", "C", "Status", "Output"], "t").output == "Output"
+
+
+@pytest.mark.parametrize(
+    ("headers", "brand", "website", "parent"),
+    [
+        # where the brands are named, a column with another name is somebody's own
+        (["Brand", "Notes", "Country"], "Brand", "", ""),
+        (["Brand", "Website", "Notes"], "Brand", "Website", ""),
+        (["Brand", "نام برند", "Notes"], "Brand", "", ""),
+        # a known column at another place: the others are not at theirs either
+        (["Wort", "Land", "Website"], "Wort", "Website", ""),
+        (["Wort", "Parent", "Website"], "Wort", "Website", "Parent"),
+        (["Wort", "Land", "Owner", "Parent"], "Wort", "", "Parent"),
+        # what stands behind the system's own columns never went by its place
+        (["Wort", "Status", "Notes"], "Wort", "", ""),
+        (["Wort", "Where", "Status", "Notes"], "Wort", "Where", ""),
+    ],
+)
+def test_places_do_not_count_where_the_table_is_laid_out_in_another_way(
+    headers: Sequence[str], brand: str, website: str, parent: str
+) -> None:
+    assert inputs(find_columns(headers, "t")) == (brand, website, parent)
+
+
+def test_columns_that_are_not_read_are_named_where_website_or_parent_is_missing(
+    tmp_path: Path,
+) -> None:
+    _, (warning,) = read(tmp_path, "Id,Brand,Home,Whose,Status\n1,Dove,https://dove.com,U,\n")
+    assert warning == (
+        "No header names the website or the parent company, and 3 columns are not read: 'Id', "
+        "'Home', 'Whose'. Write Website or Parent Company above the one that is meant."
+    )
+    _, (warning,) = read(tmp_path, "Id,Brand,Website\n1,Dove,https://dove.com\n")
+    assert "names the parent company, and 1 column is not read: 'Id'. Write Parent" in warning
+    _, warnings = read(tmp_path, HEADER.replace("\n", ",Note\nDove,,,,,mine\n"))
+    assert warnings == []
+    _, warnings = read(tmp_path, "Brand,Status\nDove,\n")
+    assert warnings == []
+    many = ",".join(f"x{n}" for n in range(40))
+    _, (warning,) = read(tmp_path, f"Id,Brand,{many}\n1,Dove{',' * 40}\n")
+    assert "41 columns are not read: 'Id', 'x0'" in warning and "'x8' …. Write" in warning
+    assert len(warning) < 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["Firma", "Status", "Output Path"],
+        ["Wort", "Status", "Output Path"],
+        ["Wort", "Output Path", "Status"],
+        ["Brand", "خروجی", "وضعیت"],
+    ],
+)
+def test_a_column_that_is_written_is_no_key_and_no_input(headers: Sequence[str]) -> None:
+    columns = BrandsWorkload().sheet_columns(headers, "t")
+    assert columns.key == (headers[0],)
+    assert {columns.status, columns.output} == set(headers[1:])
+
+
+def test_no_column_is_two_things_whatever_the_order_of_the_headers() -> None:
+    names = ["Brand", "Company", "URL", "Whose", "Status", "Output Path"]
+    for headers in permutations(names):
+        found = find_columns(headers, "t")
+        taken = [name for name in (*inputs(found), found.status, found.output) if name]
+        assert len(set(taken)) == len(taken), headers
+        assert (found.brand, found.status) == ("Brand", "Status")
+
+
+@pytest.mark.parametrize(
+    "headers", [["Wort"], ["Wort", "Wo"], ["A", "B", "C"], ["Brand"], ["Id", "Name", "Wem"]]
+)
+def test_columns_that_a_write_back_adds_do_not_change_how_a_sheet_is_read(
+    headers: Sequence[str],
+) -> None:
+    before = find_columns(headers, "t")
+    after = find_columns([*headers, "Status", "Output Path"], "t")
+    assert inputs(before) == inputs(after) and before.by_place == after.by_place
+    assert before.unread == after.unread
+
+
+@pytest.mark.parametrize("header", ["URL,Title", "Status,Wort", "Parent Company,Wort"])
+def test_a_table_whose_first_column_is_something_else_and_that_names_no_brands_is_refused(
+    tmp_path: Path, header: str
+) -> None:
+    with pytest.raises(UsageError, match=r"no column.*brands.*Write Brand Name above"):
+        read(tmp_path, f"{header}\nx,y\n")
+
+
+def test_a_table_without_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "brands.json"
+    path.write_text("[{}]", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"no column.*brands"):
+        open_brands(str(path), {})
 
 
 def test_a_table_without_a_header_is_refused_before_its_first_brand_is_lost(
@@ -180,3 +328,17 @@ def test_the_sample_reads_with_its_two_warnings() -> None:
     ignored, twice = table.warnings
     assert "sepidar.example" in ignored
     assert "Tolou Coffee" in twice
+
+
+def test_the_headers_of_the_real_sheets_are_read_without_a_warning(
+    reference_data: Path,
+) -> None:
+    paths = sorted((reference_data / "brands").glob("*.csv"))
+    assert paths
+    for path in paths:
+        found = open_brands(str(path), {})
+        assert found.warnings == []
+        with path.open(encoding="utf-8") as file:
+            columns = find_columns(file.readline().strip().split(","), path.name)
+        assert inputs(columns) == ("Brand Name", "Website", "Parent Company")
+        assert (columns.status, columns.output) == ("Status", "Output Path")
