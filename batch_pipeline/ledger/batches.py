@@ -378,6 +378,7 @@ def find_chunks(connection: sa.Connection, realm: str, keys: Sequence[str]) -> l
 
 
 ITEM_COLUMNS = [items.c[name] for name in Item.__slots__]
+_ENDED = [Outcome.SUCCEEDED.value, Outcome.FAILED.value, Outcome.BLOCKED.value]
 
 
 def read_items(
@@ -421,6 +422,43 @@ def find_items(connection: sa.Connection, realm: str, item_id: str) -> list[tupl
         .order_by(batches.c.created_at.desc())
     )
     return [(row[0], item_of(row[1:])) for row in connection.execute(statement)]
+
+
+def find_ended(
+    connection: sa.Connection, realm: str, batch_ids: Sequence[str], item_ids: Sequence[str]
+) -> list[tuple[str, float, Item]]:
+    """Items with these ids that have come to something in these batches: (batch id, when, item)."""
+    statement = sa.select(items.c.batch_id, items.c.settled_at, *ITEM_COLUMNS).where(
+        items.c.realm == realm,
+        items.c.item_id.in_(item_ids),
+        items.c.batch_id.in_(batch_ids),
+        items.c.outcome.in_(_ENDED),
+    )
+    return [(row[0], row[1] or 0.0, item_of(row[2:])) for row in connection.execute(statement)]
+
+
+def ended_once(
+    connection: sa.Connection, realm: str, batch_ids: Sequence[str]
+) -> dict[str, set[int]]:
+    """By batch, the numbers of rows that have ended, also where they were made pending again."""
+    ended = sa.or_(
+        items.c.outcome != Outcome.PENDING.value,
+        # Asked anew, or its answer was cleared: no row has either before it ends.
+        items.c.fresh_after > batches.c.created_at,
+        items.c.attempt_id.is_not(None),
+    )
+    statement = (
+        sa.select(items.c.batch_id, items.c.number)
+        .join(
+            batches,
+            sa.and_(batches.c.realm == items.c.realm, batches.c.batch_id == items.c.batch_id),
+        )
+        .where(items.c.realm == realm, items.c.batch_id.in_(batch_ids), ended)
+    )
+    found: dict[str, set[int]] = {batch_id: set() for batch_id in batch_ids}
+    for batch_id, number in connection.execute(statement):
+        found[batch_id].add(number)
+    return found
 
 
 def item_of(row: Sequence[Any]) -> Item:
@@ -514,9 +552,7 @@ def start_generation(ledger: Ledger, batch_id: str, limit: int | None = None) ->
             .values(generation=batch.generation + 1, fresh_after=now)
         )
         kind = sa.func.coalesce(items.c.error_kind, "")
-        ended = items.c.outcome.in_(
-            [Outcome.SUCCEEDED.value, Outcome.FAILED.value, Outcome.BLOCKED.value]
-        )
+        ended = items.c.outcome.in_(_ENDED)
         unchanged = sa.and_(items.c.outcome == Outcome.SKIPPED.value, kind == UNCHANGED)
         reset = sa.and_(mine, sa.or_(ended, unchanged), kind != INPUT_ERROR)
         return ask_anew(connection, reset, limit, now)

@@ -427,7 +427,7 @@ def clear(
             cached=False,
             cache_key=None,
             model=None,
-            attempt_id=None,
+            # The attempt stays: it tells that the row has ended once (batches.ended_once).
             settled_at=None,
         )
     )

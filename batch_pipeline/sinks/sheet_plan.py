@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batch_pipeline.errors import UsageError
@@ -17,7 +17,21 @@ from batch_pipeline.google_sheets.client import Block, Grid
 from batch_pipeline.google_sheets.layout import cell_text, same_name, same_text
 
 Key = tuple[str, ...]
-Desired = Mapping[int, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """What was said is not so any more: the cell is emptied, unless somebody else's text is in it.
+
+    Attributes:
+        ours: whether a text is one that is written back.
+    """
+
+    ours: Callable[[str], bool]
+
+
+Texts = Mapping[str, str | TakeBack]
+Desired = Mapping[int, Texts]
 """Row number at ingest -> column -> text; an empty text empties the cell."""
 
 MOST_CELLS = 10_000
@@ -96,7 +110,8 @@ def plan_write(
 
     Args:
         grid: all its cells from A1 on.
-        desired: what it should say; rows and columns that are not named stay as they are.
+        desired: what it should say; rows and columns that are not named stay as they are, and a
+            row without any is looked for all the same.
         keys: see `locate`; they hold every row of `desired`.
         key_columns: the columns that the keys are made of.
 
@@ -113,7 +128,10 @@ def plan_write(
         )
     width = max(map(len, grid))
     new: dict[int, str] = {}
-    for name in dict.fromkeys(name for texts in desired.values() for name in texts):
+    said = (texts.items() for texts in desired.values())
+    for name in dict.fromkeys(
+        name for texts in said for name, text in texts if isinstance(text, str)
+    ):
         if same_name(name) not in places:
             places[same_name(name)] = width
             new[width] = cell_text(name)
@@ -131,10 +149,13 @@ def plan_write(
         if (row := found.get(number)) is None:
             continue
         moved += row != number
-        texts = {places[same_name(name)]: cell_text(text) for name, text in desired[number].items()}
-        different = {
-            place: text for place, text in texts.items() if _cell(grid[row - 1], place) != text
-        }
+        different: dict[int, str] = {}
+        for name, text in desired[number].items():
+            place = places.get(same_name(name), width)
+            now = _cell(grid[row - 1], place)
+            wanted = cell_text(text) if isinstance(text, str) else "" if text.ours(now) else now
+            if wanted != now:
+                different[place] = wanted
         if different:
             changes[row] = different
         else:
@@ -185,7 +206,7 @@ class Gathered:
 
     most_rows: int
     most_s: float
-    rows: dict[int, Mapping[str, str]] = field(default_factory=dict)
+    rows: dict[int, Texts] = field(default_factory=dict)
     since: float = math.inf
     not_before: float = 0.0
 

@@ -26,6 +26,7 @@ from batch_pipeline.sinks.sheet_plan import (
     Desired,
     Gathered,
     Key,
+    Texts,
     plan_write,
     requests_of,
 )
@@ -248,7 +249,7 @@ class SheetThread:
         self._most = (most_rows, most_s)
         self._last_tries_s = last_tries_s
         self._lock = threading.Lock()
-        self._finished: dict[int, Mapping[str, str]] = {}
+        self._finished: dict[int, Texts] = {}
         self._over = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()

@@ -60,9 +60,9 @@ class Workload(Protocol):
 
     A workload may also have `deliverable_formats`, `reading_options` and `search_providers` (see
     below), `summarize` (summary.py), `deliver_files` (DeliversFiles), `choose` (ChoosesRows),
-    `open_sheet` (ReadsSheets), `sheet_columns` and `sheet_cells` (WritesBack), and `result_step`:
-    the name of the local step whose documents are the rows' results; without it, the last model's
-    answers are.
+    `open_sheet` (ReadsSheets), `sheet_columns`, `sheet_cells` and `own_status` (WritesBack), and
+    `result_step`: the name of the local step whose documents are the rows' results; without it, the
+    last model's answers are.
     """
 
     name: str
@@ -248,6 +248,8 @@ class WritesBack(Protocol):
     ) -> Iterator[tuple[int, Mapping[str, str]]]:
         """Say what stands beside each row that has ended, or was skipped as unchanged.
 
+        Of a row that ended in several batches of one worksheet, the newest batch is asked.
+
         Args:
             ledger: the ledger.
             batch: the batch.
@@ -257,6 +259,13 @@ class WritesBack(Protocol):
 
         Returns:
             The row's number, and its text by role: SHEET_STATUS, SHEET_OUTPUT.
+        """
+        ...
+
+    def own_status(self, text: str) -> bool:
+        """Whether a status is in the words of `sheet_cells`, whatever row it stands beside.
+
+        Of rows that are asked anew, such a status is taken back; other texts are left.
         """
         ...
 

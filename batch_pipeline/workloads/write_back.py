@@ -5,6 +5,10 @@ does not: calls, differences and when to write (sinks/), the texts themselves (t
 
 A run writes the column of the status, the report also that of the outputs: it is what writes the
 files that are named there, so that no cell names a file that is not there yet.
+
+Cells follow from the ledger alone, so that no kill leaves one wrong for good. The newest batch of a
+worksheet in which a row has ended says what stands beside it. A row without one is left as it is,
+but for a status in our own words that was said of it before and is not so any more.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,16 +28,20 @@ from batch_pipeline.google_sheets.access import SheetAddress, resolve_sheets_acc
 from batch_pipeline.google_sheets.client import Sheets
 from batch_pipeline.google_sheets.layout import same_name
 from batch_pipeline.ledger.batches import (
+    TRIAL,
     Batch,
     Item,
+    ended_once,
     find_chunks,
+    find_ended,
+    list_batches,
     read_items,
     set_options,
     stream_items,
 )
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome
-from batch_pipeline.sinks.sheet_plan import Desired, Key, key_of
+from batch_pipeline.sinks.sheet_plan import Desired, Key, TakeBack, Texts, key_of
 from batch_pipeline.sinks.sheets import (
     ROWS_PER_WRITE,
     SheetFollower,
@@ -50,6 +59,7 @@ SHEET = "sheet"
 NEW_HEADERS: Mapping[str, str] = {SHEET_STATUS: "Status", SHEET_OUTPUT: "Output Path"}
 """Headers of columns that a worksheet does not have yet, by role."""
 
+_PAGE = 500
 _RECONCILE_S = 90.0
 _SHOWN_GONE = 10
 
@@ -143,6 +153,19 @@ def sheet_origin(workload: Workload, cells: SheetCells, reading: Mapping[str, An
             f"{cells.address}: {nameless[0]} has no header, and rows are found again by it.",
             f"Write a header above it, or leave the sheet alone ({WRITE_BACK}: false).",
         )
+    written = {
+        SHEET_STATUS: columns.status or NEW_HEADERS[SHEET_STATUS],
+        SHEET_OUTPUT: columns.output or NEW_HEADERS[SHEET_OUTPUT],
+    }
+    own = {same_name(name) for name in columns.key}
+    if both := [name for name in written.values() if same_name(name) in own]:
+        if not wanted:
+            return origin
+        raise UsageError(
+            f"{cells.address}: '{both[0]}' would be written, and rows are found again by it.",
+            "Give the columns headers that say which is which, or leave the sheet alone "
+            f"({WRITE_BACK}: false).",
+        )
     at = [places[same_name(name)] for name in columns.key]
     keys = (
         (number, key_of([row[place] for place in at]))
@@ -153,10 +176,7 @@ def sheet_origin(workload: Workload, cells: SheetCells, reading: Mapping[str, An
         origin,
         write_back=wanted,
         key_columns=columns.key,
-        columns={
-            SHEET_STATUS: columns.status or NEW_HEADERS[SHEET_STATUS],
-            SHEET_OUTPUT: columns.output or NEW_HEADERS[SHEET_OUTPUT],
-        },
+        columns=written,
         keys={number: key for number, key in keys if any(key)},
     )
 
@@ -199,6 +219,29 @@ def set_write_back(ledger: Ledger, batch: Batch, wanted: bool) -> Batch:
 # ---- what rows should say ------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Sibling:
+    """Another batch of the same worksheet."""
+
+    batch: Batch
+    origin: SheetOrigin
+    newer: bool
+
+
+@dataclass(slots=True)
+class _Noted:
+    """What is found out of a batch's rows while they stream by.
+
+    Attributes:
+        pending: numbers of rows that have not ended.
+        elsewhere: rows for which another batch speaks, by that batch: its row, and the number that
+            the row has here.
+    """
+
+    pending: set[int] = field(default_factory=set)
+    elsewhere: dict[str, list[tuple[Item, int]]] = field(default_factory=dict)
+
+
 class _Cells:
     """What the rows of a batch should say in its worksheet.
 
@@ -220,19 +263,25 @@ class _Cells:
     ) -> None:
         self._workload = workload
         self._batch = batch
+        self._origin = origin
         self._headers = {role: origin.columns[role] for role in roles}
         self._folder = folder
+        self._siblings: dict[str, _Sibling] | None = None
 
     def of_all(self, ledger: Ledger) -> Desired:
-        """For every row; those that have not ended say nothing, whatever stands there."""
-        pending: list[int] = []
-        items = _noting(stream_items(ledger, self._batch.batch_id), pending)
-        said = self._said(ledger, items)
-        blank = {self._headers[SHEET_STATUS]: ""}
-        return {**dict.fromkeys(pending, blank), **said}
+        """For every row; those of which there is nothing to say have no texts."""
+        self._siblings = _find_siblings(ledger, self._batch, self._origin)
+        noted = _Noted()
+        said = self._said(ledger, stream_items(ledger, self._batch.batch_id), noted)
+        waiting = noted.pending - said.keys()
+        back = {self._headers[SHEET_STATUS]: TakeBack(self._workload.own_status)}
+        stale = self._spoken_of(ledger, waiting, self._siblings) if waiting else set()
+        return {**{number: back if number in stale else {} for number in waiting}, **said}
 
     def of_chunk(self, ledger: Ledger, chunk_key: str) -> Desired:
         """For the rows of a chunk that have ended; skipped ones had before the run began."""
+        if self._siblings is None:
+            self._siblings = _find_siblings(ledger, self._batch, self._origin)
         found: list[Item] = []
         with ledger.read() as connection:
             for chunk in find_chunks(connection, ledger.realm, [chunk_key]):
@@ -243,23 +292,110 @@ class _Cells:
                     chunk.first_ordinal,
                     chunk.row_count,
                 )
-        return self._said(ledger, (one for one in found if one.outcome is not Outcome.SKIPPED))
+        before = (Outcome.SKIPPED, Outcome.PENDING)
+        return self._said(ledger, (one for one in found if one.outcome not in before), _Noted())
 
-    def _said(self, ledger: Ledger, items: Iterable[Item]) -> dict[int, Mapping[str, str]]:
-        headers = self._headers
-        return {
-            number: {headers[role]: text for role, text in texts.items() if role in headers}
+    def _said(self, ledger: Ledger, items: Iterable[Item], noted: _Noted) -> dict[int, Texts]:
+        said = {
+            number: self._texts(texts)
             for number, texts in self._workload.sheet_cells(
-                ledger, self._batch, items, self._folder, headers
+                ledger, self._batch, self._noting(ledger, items, noted), self._folder, self._headers
             )
         }
+        for batch_id, rows in noted.elsewhere.items():
+            batch = (self._siblings or {})[batch_id].batch
+            numbers = {item.number: number for item, number in rows}
+            folder = self._folder.parent / batch_id
+            for number, texts in self._workload.sheet_cells(
+                ledger, batch, (item for item, _ in rows), folder, self._headers
+            ):
+                said[numbers[number]] = self._texts(_in_place(texts))
+        return said
+
+    def _texts(self, texts: Mapping[str, str]) -> Texts:
+        return {self._headers[role]: text for role, text in texts.items() if role in self._headers}
+
+    def _noting(self, ledger: Ledger, items: Iterable[Item], noted: _Noted) -> Iterator[Item]:
+        rows = iter(items)
+        while page := list(islice(rows, _PAGE)):
+            noted.pending.update(one.number for one in page if one.outcome is Outcome.PENDING)
+            for item, batch_id, there in self._elsewhere(ledger, page):
+                noted.elsewhere.setdefault(batch_id, []).append((there, item.number))
+            yield from page
+
+    def _elsewhere(self, ledger: Ledger, page: Sequence[Item]) -> Iterator[tuple[Item, str, Item]]:
+        """Of some rows those for which another batch speaks, its name, and the row there.
+
+        A newer batch does where the same row has ended there. For a row that is pending here, an
+        older one does as well, unless the row is asked anew here since.
+        """
+        siblings = self._siblings or {}
+        overruled = any(one.newer for one in siblings.values())
+        rows = {one.item_id: one for one in page if overruled or one.outcome is Outcome.PENDING}
+        if not siblings or not rows:
+            return
+        with ledger.read() as connection:
+            found = find_ended(connection, ledger.realm, [*siblings], [*rows])
+        order = {batch_id: place for place, batch_id in enumerate(siblings)}
+        newest: dict[str, tuple[str, float, Item]] = {}
+        for one in sorted(found, key=lambda one: order[one[0]]):
+            if one[2].row == rows[one[2].item_id].row:
+                newest[one[2].item_id] = one
+        for item_id, (batch_id, ended_at, there) in newest.items():
+            item = rows[item_id]
+            open_here = item.outcome is Outcome.PENDING and ended_at > item.fresh_after
+            if siblings[batch_id].newer or open_here:
+                yield item, batch_id, there
+
+    def _spoken_of(
+        self, ledger: Ledger, numbers: set[int], siblings: Mapping[str, _Sibling]
+    ) -> set[int]:
+        """Of these rows those of which the worksheet was told something before.
+
+        Here, or in another batch: of the same key, or of one that the worksheet has no more, where
+        the row stands at that one's place or has its first column.
+        """
+        with ledger.read() as connection:
+            ended = ended_once(connection, ledger.realm, [self._batch.batch_id, *siblings])
+        keys = self._origin.keys
+        here = set(keys.values())
+        found = numbers & ended[self._batch.batch_id]
+        for batch_id, sibling in siblings.items():
+            theirs = sibling.origin.keys
+            told = {number: theirs[number] for number in ended[batch_id] if number in theirs}
+            there, told_keys = set(theirs.values()), set(told.values())
+            lost = {number: key[0] for number, key in told.items() if key not in here}
+            names = {name for name in lost.values() if name}
+            for number in numbers - found:
+                key = keys.get(number, ("",))
+                changed = key not in there and (number in lost or key[0] in names)
+                if key in told_keys or changed:
+                    found.add(number)
+        return found
 
 
-def _noting(items: Iterable[Item], pending: list[int]) -> Iterator[Item]:
-    for item in items:
-        if item.outcome is Outcome.PENDING:
-            pending.append(item.number)
-        yield item
+def _find_siblings(ledger: Ledger, batch: Batch, origin: SheetOrigin) -> dict[str, _Sibling]:
+    """Other batches that are written back to the same worksheet, oldest first."""
+    with ledger.read() as connection:
+        others = list_batches(connection, ledger.realm, batch.workload)
+    own = (batch.created_at, batch.batch_id)
+    found: dict[str, _Sibling] = {}
+    for other in sorted(others, key=lambda one: (one.created_at, one.batch_id)):
+        theirs = SheetOrigin.of(other)
+        if theirs is None or not theirs.write_back or theirs.place != origin.place:
+            continue
+        if other.launch != TRIAL and other.batch_id != batch.batch_id:
+            newer = (other.created_at, other.batch_id) > own
+            found[other.batch_id] = _Sibling(other, theirs, newer)
+    return found
+
+
+def _in_place(texts: Mapping[str, str]) -> Mapping[str, str]:
+    """Texts of another batch: deliverables written elsewhere are better known to the sheet."""
+    output = texts.get(SHEET_OUTPUT, "")
+    if not output or Path(output).exists():
+        return texts
+    return {role: text for role, text in texts.items() if role != SHEET_OUTPUT}
 
 
 def _writing(batch: Batch, workload: Workload) -> tuple[SheetOrigin, WritesBack] | None:

@@ -47,7 +47,9 @@ def test_a_limited_run_is_taken_up_and_a_known_brand_needs_no_work(shell: Shell)
     assert asked == {"openrouter": 4, "tavily": 3}, "one brand, and nothing else"
     status = shell("status", "second", "--json").document
     assert status["cost_usd"] == pytest.approx(later.document["cost_usd"])
-    known = "Registry: 4 brands tracked (4 succeeded, 0 failed); 2 to do: 2 new; 4 unchanged."
+    known = (
+        "Registry at ingest: 4 brands tracked (4 succeeded, 0 failed); 2 to do: 2 new; 4 unchanged."
+    )
     assert later.document["notes"] == status["notes"] == [known]
     assert known not in later.document["warnings"] and f"\n{known}\n" in f"\n{later.err}"
     assert known in shell("status", "second").out

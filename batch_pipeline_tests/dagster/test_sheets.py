@@ -73,6 +73,36 @@ def test_a_sheet_says_how_each_brand_ended_and_where_its_files_are(
     assert all(Path(output).is_dir() for _, output in shown(book).values())
 
 
+def test_a_trial_of_one_brand_leaves_the_other_rows_of_an_old_sheet_as_they_are(
+    here: Installation, instance: dg.DagsterInstance, book: Book
+) -> None:
+    old = [("Completed", "outputs/Brand 1"), ("Completed", "outputs/Brand 2"), ("on hold", "")]
+    book.load(HEADER, *[[*row, *said] for row, said in zip(names(3), old, strict=True)])
+    result = run(knobs={"limit": 1})
+    assert result.outcomes["succeeded"] == 1
+    assert not [text for text in result.warnings if "sheets:" in text]
+    found = [*shown(book).values()]
+    assert found[0][0] == "Completed" and Path(found[0][1]).is_dir()
+    assert found[1:] == old[1:]
+
+
+def test_an_older_batch_of_a_sheet_leaves_what_the_newer_one_did(
+    here: Installation, instance: dg.DagsterInstance, book: Book
+) -> None:
+    book.load(HEADER, *names(3))
+    run(batch_id="week-a", knobs={"limit": 1})
+    book.load(*book.rows(), *names(1, 4))
+    assert run(batch_id="week-b").outcomes["succeeded"] == 3
+    done = book.rows()
+    assert {status for status, _ in shown(book).values()} == {"Completed"}
+    assert [Path(output).parts[-3] for _, output in shown(book).values()] == [
+        "week-a", "week-b", "week-b", "week-b",
+    ]  # fmt: skip
+    again = run(source=None, batch_id="week-a", knobs={"limit": 1})
+    assert again.outcomes["succeeded"] == 2
+    assert book.rows() == done
+
+
 def test_trouble_with_the_sheet_ends_as_a_warning_and_the_next_run_writes_what_is_missing(
     here: Installation, instance: dg.DagsterInstance, book: Book
 ) -> None:

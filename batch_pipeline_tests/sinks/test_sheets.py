@@ -24,6 +24,8 @@ from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.sinks.sheet_plan import (
     Desired,
     Gathered,
+    TakeBack,
+    Texts,
     key_of,
     locate,
     plan_write,
@@ -143,6 +145,21 @@ def test_only_differences_are_written_side_by_side_together() -> None:
 def test_cells_apart_are_blocks_apart() -> None:
     desired = {2: {"Website": "w", "Status": "s"}}
     assert plan(brands("Acme"), desired) == [Block(2, 2, ("w",)), Block(2, 4, ("s",))]
+
+
+def test_a_text_is_taken_back_only_where_it_is_our_own() -> None:
+    grid = [HEADER, ["Acme", "", "", "Completed"], ["Plex", "", "", "on hold"], ["Zeta"]]
+    back: Texts = {"Status": TakeBack("Completed".__eq__)}
+    keys = target(("Acme", "Plex", "Zeta"))
+    assert plan(grid, dict.fromkeys((2, 3, 4), back), keys) == [Block(2, 4, ("",))]
+    bare = [["Brand Name"], ["Acme"]]
+    assert plan(bare, {2: back}) == [], "no column is made to take something back"
+
+
+def test_a_row_of_which_nothing_is_said_is_looked_for_all_the_same() -> None:
+    grid = [HEADER, ["Plex", "", "", "on hold"]]
+    found = plan_write(grid, {2: {}, 3: {}}, keyed("Acme", "Plex"), ("Brand Name",))
+    assert (found.blocks, found.same, found.moved, found.gone) == ((), 1, 1, (2,))
 
 
 def test_a_new_column_comes_behind_the_last_one_with_its_header() -> None:
@@ -341,7 +358,7 @@ def sheet_says(book: Book) -> dict[str, list[str]]:
 
 
 def ledger_says(truth: Desired, names: Sequence[str] = NAMES) -> dict[str, list[str]]:
-    texts = {names[number - 2]: list(texts.values()) for number, texts in truth.items()}
+    texts = {names[number - 2]: [*map(str, texts.values())] for number, texts in truth.items()}
     return {name: texts.get(name, ["", ""]) for name in names}
 
 

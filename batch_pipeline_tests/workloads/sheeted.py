@@ -76,6 +76,10 @@ class SheetedTopics(RoadmapsWorkload):
                 output = str(folder / item.item_id) if done else ""
                 yield item.number, {SHEET_STATUS: said, SHEET_OUTPUT: output}
 
+    def own_status(self, text: str) -> bool:
+        """Completed or Error."""
+        return text in (COMPLETED, "Error")
+
 
 def says(item: Item) -> str:
     """What the sheet says of a row; empty for one that has not ended."""

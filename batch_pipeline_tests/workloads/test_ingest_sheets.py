@@ -142,6 +142,21 @@ def test_rows_that_cannot_be_found_again_are_refused_unless_the_sheet_is_left_al
     assert not _origin(bench, Nameless(), {"write_back": False}).write_back
 
 
+@pytest.mark.parametrize("key", ["status", "Output Path"])
+def test_a_column_by_which_rows_are_found_again_is_never_written(
+    bench: SheetBench, simulator: Simulator, key: str
+) -> None:
+    class Careless(SheetedTopics):
+        def sheet_columns(self, headers: Any, source: str) -> Any:
+            return replace(super().sheet_columns(headers, source), key=("Topic", key))
+
+    topic_book(simulator, topics(2))
+    with pytest.raises(UsageError, match="would be written, and rows are found again by it") as no:
+        _origin(bench, Careless(), {})
+    assert "write_back: false" in no.value.next_step
+    assert not _origin(bench, Careless(), {"write_back": False}).key_columns
+
+
 def _origin(bench: SheetBench, workload: SheetedTopics, reading: dict[str, Any]) -> Any:
     with bench.open() as ledger:
         cells = Input(workload, SOURCE, reading, ledger, bench.url).cells()

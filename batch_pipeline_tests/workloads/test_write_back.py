@@ -12,6 +12,7 @@ import pytest
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.ledger.batches import Batch, start_generation
+from batch_pipeline.ledger.overview import clear
 from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.workloads.write_back import (
     Reconciled,
@@ -19,7 +20,7 @@ from batch_pipeline.workloads.write_back import (
     reconcile_sheet,
     set_write_back,
 )
-from batch_pipeline_tests.sheets import Book
+from batch_pipeline_tests.sheets import BOOK, Book
 from batch_pipeline_tests.simulated import Simulator
 from batch_pipeline_tests.workloads.sheeted import (
     COMPLETED,
@@ -85,8 +86,9 @@ def test_a_run_writes_at_most_once_for_so_many_rows_and_leaves_the_sheet_equal(
     batch = bench.take()
     assert bench.follow(batch, most_rows=50) == []
     assert statuses(book) == truth(bench, batch) == dict.fromkeys(statuses(book), COMPLETED)
-    # 50 and 50 in steady state, the rest at the end; what is in the sheet already is not written
-    assert book.writes <= 3
+    # What is done when the sheet is first read, 50 and 50 in steady state, the rest at the end;
+    # what is in the sheet already is not written.
+    assert book.writes <= 4
     assert all(row[3:] == [] for row in book.rows()[1:]), "files are named by the report"
     before = book.writes
     assert bench.follow(batch, "again") == []
@@ -109,7 +111,7 @@ def test_the_report_names_the_outputs_in_one_request(
     assert book.writes == before + 1
 
 
-def test_rows_that_failed_say_so_and_those_left_to_do_say_nothing(
+def test_rows_that_failed_say_so_and_those_left_to_do_keep_what_they_say(
     bench: SheetBench, simulator: Simulator
 ) -> None:
     rows = topics(30)
@@ -121,9 +123,10 @@ def test_rows_that_failed_say_so_and_those_left_to_do_say_nothing(
     batch = bench.take()
     bench.follow(batch)
     found = statuses(book)
-    assert found == truth(bench, batch)
-    assert (found["topic 4"], found["topic 1"], found["topic 26"]) == ("Error", COMPLETED, "")
+    assert found == {**truth(bench, batch), "topic 26": "said by hand"}
+    assert (found["topic 4"], found["topic 1"]) == ("Error", COMPLETED)
     report(bench, batch)
+    assert statuses(book) == found
     assert book.rows()[4] == ["topic 4", "About plutonium.", "Error"]
 
 
@@ -134,6 +137,189 @@ def test_a_sheet_without_columns_for_it_gets_them(bench: SheetBench, simulator: 
     report(bench, batch)
     assert book.rows()[0] == HEADER
     assert statuses(book) == truth(bench, batch)
+
+
+# ---- rows that are not done ----
+
+
+def limited(bench: SheetBench, limit: int = ROWS) -> SheetBench:
+    bench.config = bench.config.with_options({"limit": limit})
+    return bench
+
+
+def column(book: Book, place: int) -> list[str]:
+    return [[*row, *[""] * 4][place] for row in book.rows()[1:]]
+
+
+def test_a_sheet_of_another_system_keeps_its_cells_until_their_rows_are_done(
+    bench: SheetBench, simulator: Simulator
+) -> None:
+    old = [[*row, status, "outputs"] for row, status in zip(
+        topics(3), [COMPLETED, COMPLETED, "on hold: client"], strict=True
+    )]  # fmt: skip
+    book = topic_book(simulator, old)
+    batch = limited(bench, 1).take()
+    bench.follow(batch)
+    report(bench, batch)
+    assert column(book, 2) == [COMPLETED, COMPLETED, "on hold: client"]
+    assert column(book, 3)[0] != "outputs" and column(book, 3)[1:] == ["outputs", "outputs"]
+    limited(bench).follow(batch, "the rest")
+    assert column(book, 2) == [COMPLETED] * 3
+
+
+def test_what_a_person_wrote_over_a_status_stays_while_its_row_is_asked_anew(
+    bench: SheetBench, simulator: Simulator
+) -> None:
+    book = topic_book(simulator, topics(3))
+    batch = bench.take()
+    bench.follow(batch)
+    book.load(HEADER, *[[*row, status] for row, status in zip(
+        reversed(topics(3)), [COMPLETED, "on hold", COMPLETED], strict=True
+    )])  # fmt: skip
+    with bench.open() as ledger:
+        start_generation(ledger, batch.batch_id, limit=2)
+    report(bench, batch)
+    assert statuses(book) == {"topic 1": "", "topic 2": "on hold", "topic 3": COMPLETED}
+    bench.follow(batch, "forced")
+    assert set(statuses(book).values()) == {COMPLETED}
+
+
+def test_a_status_whose_answer_was_cleared_is_taken_back(
+    bench: SheetBench, simulator: Simulator
+) -> None:
+    book = topic_book(simulator, topics(2))
+    batch = bench.take()
+    bench.follow(batch)
+    with bench.open() as ledger, ledger.write() as connection:
+        clear(connection, ledger.now(connection), "simulated", None, None)
+    report(bench, batch)
+    assert set(statuses(book).values()) == {""}
+
+
+def test_a_row_whose_key_was_changed_loses_the_status_of_what_it_was(
+    bench: SheetBench, simulator: Simulator
+) -> None:
+    book = topic_book(simulator, topics(3))
+    bench.follow(bench.take())
+    header, *rows = book.rows()
+    rows[1][0] = "topic two"
+    book.load(header, *rows, ["new", "by hand", COMPLETED], ["newer", "by hand", "on hold"])
+    report(bench, bench.take())
+    assert statuses(book) == {
+        "topic 1": COMPLETED, "topic two": "", "topic 3": COMPLETED,
+        "new": COMPLETED, "newer": "on hold",
+    }  # fmt: skip
+
+
+# ---- several batches of a worksheet ----
+
+
+def weeks(bench: SheetBench, book: Book, poison: str = "") -> tuple[Batch, Batch]:
+    """A batch of three rows of which one was done; a later one of four, all done."""
+    faults = [{"kind": "invalid_item", "match": poison}] if poison else []
+    book.configure(faults=faults)
+    first = limited(bench, ROWS if poison else 1).take()
+    bench.follow(first, "first")
+    report(bench, first)
+    book.configure()
+    book.load(*book.rows(), *topics(1, 4))
+    second = limited(bench).take()
+    assert second.batch_id != first.batch_id
+    return first, second
+
+
+@pytest.mark.parametrize("poison", ["", "number 3"], ids=["pending", "failed"])
+def test_an_older_batch_leaves_what_a_newer_one_of_its_worksheet_came_to(
+    bench: SheetBench, simulator: Simulator, poison: str
+) -> None:
+    book = topic_book(simulator, topics(3))
+    first, second = weeks(bench, book, poison)
+    report(bench, second)
+    assert column(book, 2)[2:] == ["Error" if poison else "", ""], "a failed row says so till then"
+    bench.follow(second, "second")
+    report(bench, second)
+    before = book.rows()
+    assert set(column(book, 2)) == {COMPLETED}
+    items = {item.row["Topic"]: item.outcome for item in bench.items(first)}
+    assert items["topic 3"] is (Outcome.FAILED if poison else Outcome.PENDING)
+    report(bench, first)
+    assert book.rows() == before
+    if not poison:
+        limited(bench, 1).follow(first, "again")
+        report(bench, first)
+        assert book.rows() == before
+
+
+def test_an_older_batch_writes_what_a_newer_one_could_not(
+    bench: SheetBench, simulator: Simulator
+) -> None:
+    book = topic_book(simulator, topics(3))
+    first, second = weeks(bench, book, "number 3")
+    rows = book.rows()
+    book.load(*rows, read_only=True)
+    (warning,) = bench.follow(second, "second")
+    assert "as editor" in warning
+    book.load(*rows)
+    report(bench, first)
+    assert column(book, 2) == [COMPLETED] * 3 + [""], "topic 4 is no row of the older batch"
+    report(bench, second)
+    assert column(book, 2) == [COMPLETED] * 4
+
+
+def test_what_an_older_batch_does_while_a_newer_one_waits_stays_said(
+    bench: SheetBench, simulator: Simulator
+) -> None:
+    book = topic_book(simulator, topics(3))
+    first, second = weeks(bench, book)
+    bench.follow(first, "the rest")
+    assert column(book, 2) == [COMPLETED] * 3 + [""]
+    report(bench, second)
+    assert column(book, 2) == [COMPLETED] * 3 + [""]
+
+
+def test_an_older_batch_that_left_a_row_out_leaves_what_a_newer_one_says_of_it(
+    bench: SheetBench, simulator: Simulator
+) -> None:
+    book = topic_book(simulator, topics(2))
+    bench.follow(bench.take())
+    book.load(*book.rows(), *topics(1, 3))
+    older = bench.take()
+    bench.follow(older, "older")
+    book.load(*book.rows(), *topics(1, 4))
+    book.configure(faults=[{"kind": "invalid_item", "match": "number 2"}])
+    newer = bench.take(force=True)
+    bench.follow(newer, "newer")
+    assert column(book, 2) == [COMPLETED, "Error", COMPLETED, COMPLETED]
+    report(bench, older)
+    assert column(book, 2) == [COMPLETED, "Error", COMPLETED, COMPLETED]
+
+
+def test_a_forced_batch_takes_back_what_was_said_before_it(
+    bench: SheetBench, simulator: Simulator
+) -> None:
+    book = topic_book(simulator, topics(3))
+    bench.follow(bench.take())
+    book.load(*book.rows(), ["topic 4", "About learning number 4.", COMPLETED])
+    batch = bench.take(force=True)
+    report(bench, batch)
+    assert column(book, 2) == ["", "", "", COMPLETED], "of topic 4 we said nothing"
+    bench.follow(batch, "forced")
+    assert column(book, 2) == [COMPLETED] * 4
+
+
+def test_batches_of_another_worksheet_do_not_matter(
+    bench: SheetBench, simulator: Simulator
+) -> None:
+    book = topic_book(simulator, []).put(
+        {
+            "INPUT": [HEADER, *topics(2)],
+            "OTHER": [HEADER, *[[*row, COMPLETED] for row in topics(2)]],
+        }
+    )
+    bench.follow(bench.take())
+    batch = bench.take(f"sheets:{BOOK}/OTHER", force=True)
+    report(bench, batch)
+    assert [row[2] for row in book.rows("OTHER")[1:]] == [COMPLETED] * 2
 
 
 # ---- kills ----
@@ -178,6 +364,33 @@ def test_after_a_kill_at_every_point_of_the_write_back_the_sheet_gets_equal_to_t
     assert 0 < len(succeeded(bench, batch)) < ROWS, "kills came in the middle of the work"
     assert bench.follow(batch, "last") == []
     assert statuses(book) == truth(bench, batch) == {row[0]: COMPLETED for row in topics(ROWS)}
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["lost", "done"])
+def test_after_a_kill_while_statuses_are_taken_back_the_report_takes_back_the_rest(
+    bench: SheetBench, simulator: Simulator, done: bool
+) -> None:
+    book = topic_book(simulator, [[*row, "on hold"] for row in topics(30)])
+    batch = bench.take()
+    limited(bench, 20).follow(batch)
+    with bench.open() as ledger:
+        assert start_generation(ledger, batch.batch_id) == 20
+    hang = {"kind": "hang", "provider": "sheets", "match": "values.batchUpdate ", "billed": done}
+    unanswered = {"kind": "hang", "match": "About learning"}
+    book.configure(faults=[{**hang, "model": "write"}, unanswered])
+    process = bench.start_process(batch, "killed")
+    try:
+        wait_for_hung(book, 1, process)
+    finally:
+        process.kill()
+        process.join()
+    assert column(book, 2) == [*["" if done else COMPLETED] * 20, *["on hold"] * 10]
+    book.configure()
+    assert not succeeded(bench, batch)
+    report(bench, batch)
+    assert column(book, 2) == [*[""] * 20, *["on hold"] * 10]
+    limited(bench).follow(batch, "last")
+    assert statuses(book) == truth(bench, batch) == dict.fromkeys(statuses(book), COMPLETED)
 
 
 # ---- people at the sheet ----

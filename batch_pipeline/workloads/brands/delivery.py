@@ -27,6 +27,7 @@ BRANDS_FOLDER = "brands"
 COMPLETED, FAILED = "Completed", "Failed"
 ERROR_CHARS = 50
 
+_OWN_STATUS = re.compile(r"Completed|Failed|Blocked|(?:Error|Blocked): .+")
 _PLACE = re.compile(r"^[Rr]ow \d+(?: \([^)]*\))?: ")
 
 
@@ -111,6 +112,11 @@ def status_text(outcome: Outcome, error: str) -> str:
     if outcome is Outcome.BLOCKED:
         return f"Blocked: {reason}".rstrip(": ")
     return f"Error: {reason}" if reason else FAILED
+
+
+def is_own_status(text: str) -> bool:
+    """Whether a text is one that `status_text` makes."""
+    return _OWN_STATUS.fullmatch(text) is not None
 
 
 def _last_facts(ledger: Ledger, batch: Batch) -> dict[int, Fact]:

@@ -233,7 +233,7 @@ def registry_words(plan: Plan) -> str:
     unchanged = reasons[Reason.ALREADY_PROCESSED]
     work = reasons.total() - unchanged
     return (
-        f"Registry: {sum(tracked.values()):,} brands tracked ({', '.join(known)}); "
+        f"Registry at ingest: {sum(tracked.values()):,} brands tracked ({', '.join(known)}); "
         f"{work:,} to do{': ' if to_do else ''}{', '.join(to_do)}; {unchanged:,} unchanged."
     )
 

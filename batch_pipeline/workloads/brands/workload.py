@@ -18,7 +18,7 @@ from batch_pipeline.ledger.tables import Outcome
 from batch_pipeline.sources.table import InputRow, InputTable
 from batch_pipeline.workloads.base import SheetColumns, no_packs
 from batch_pipeline.workloads.brands.collected import RECORD, RecordDocument
-from batch_pipeline.workloads.brands.delivery import sheet_cells, write_files
+from batch_pipeline.workloads.brands.delivery import is_own_status, sheet_cells, write_files
 from batch_pipeline.workloads.brands.models import ANSWERS
 from batch_pipeline.workloads.brands.options import BrandOptions
 from batch_pipeline.workloads.brands.registry import WORKLOAD, choose_rows
@@ -175,6 +175,10 @@ class BrandsWorkload:
     ) -> Iterator[tuple[int, Mapping[str, str]]]:
         """What a sheet says of rows that have ended; see delivery.sheet_cells."""
         return sheet_cells(ledger, batch, items, folder, roles)
+
+    def own_status(self, text: str) -> bool:
+        """Whether a status is in the words that are written to a sheet."""
+        return is_own_status(text)
 
     def summarize(self, rows: Iterator[RowResult]) -> Summary:
         """How many brands were done, and what they are."""

@@ -22,7 +22,7 @@ from batch_pipeline.ledger.tables import NANO, AttemptState, Outcome, attempts
 from batch_pipeline.workloads.base import SHEET_OUTPUT, SHEET_STATUS
 from batch_pipeline.workloads.brands.chunks import EmbeddingManifest, Entity, RelationsDocument
 from batch_pipeline.workloads.brands.collected import CollectionDocument, RecordDocument
-from batch_pipeline.workloads.brands.delivery import status_text
+from batch_pipeline.workloads.brands.delivery import is_own_status, status_text
 from batch_pipeline.workloads.brands.files import Metadata, QuickReference
 from batch_pipeline.workloads.brands.models import ANSWERS
 from batch_pipeline.workloads.brands.workload import BrandsWorkload
@@ -108,7 +108,8 @@ def test_every_brand_of_the_sample_gets_its_valid_files_in_its_language(
     bench = bench_in(tmp_path, simulator, options={"results": 4, "csv_bom": True})
     batch = bench.ingest(SAMPLE)
     assert batch.notes[0] == (
-        "Registry: 0 brands tracked (0 succeeded, 0 failed); 12 to do: 12 new; 0 unchanged."
+        "Registry at ingest: 0 brands tracked (0 succeeded, 0 failed); 12 to do: 12 new; "
+        "0 unchanged."
     )
     assert bench.run(batch).outcomes == {"succeeded": 12}
     assert calls(bench) == {"tavily": 12 * SEARCHES, "model": 12 * LLM_STEPS}
@@ -197,7 +198,7 @@ def test_the_registry_leaves_out_what_is_unchanged_and_says_why(
     changed = [("Brand 1", "", "New Owner"), *brands(5, start_at=2), *brands(2, start_at=7)]
     november = bench.ingest(write(tmp_path / "november.csv", changed), "november")
     assert november.notes[0] == (
-        "Registry: 6 brands tracked (6 succeeded, 0 failed); 3 to do: 2 new, 1 changed; "
+        "Registry at ingest: 6 brands tracked (6 succeeded, 0 failed); 3 to do: 2 new, 1 changed; "
         "5 unchanged."
     )
     items = bench.items(november)
@@ -372,6 +373,12 @@ def test_a_status_is_short_and_without_the_rows_place(
     given: Outcome, error: str, text: str
 ) -> None:
     assert status_text(given, error) == text
+    assert is_own_status(text)
+
+
+@pytest.mark.parametrize("text", ["", "on hold: client", "completed by Ann", "Errors", "Error"])
+def test_what_a_person_writes_is_no_status_of_ours(text: str) -> None:
+    assert not is_own_status(text)
 
 
 def test_columns_of_a_sheet_are_found_by_name_and_made_where_they_are_missing() -> None:
