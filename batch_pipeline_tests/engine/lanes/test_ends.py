@@ -161,7 +161,8 @@ def test_results_that_are_kept_no_longer_are_counted_as_lost_reported_and_asked_
     batch = ingest(bench, tmp_path)
     assert lane_run(bench, batch, "submits").done.status == "submitted"
     simulator.advance(60.0)
-    # the clock's next look finds the job ended; its results go 30 days later
+    until(lambda: not any(one["open_jobs"] for one in simulator.enqueued()))
+    # it has ended; its results go 30 days later
     simulator.advance(31 * 86_400.0)
     bench.config = bench.config.model_copy(update={"wait": True})
     ran = lane_run(bench, batch, "too late")
