@@ -65,7 +65,7 @@ class TopicStatus:
     """A topic as its newest batch has it: that in which it ended, or was reset, last.
 
     Attributes:
-        topic_path: its path; of a row that could not be read, the row's id.
+        topic_path: its path.
         content_hash: of its row.
         status: `pending`, `completed`, `failed`, `blocked` or `skipped`.
         started_at: its first call in that batch, UTC seconds; None where none was made.
@@ -170,7 +170,12 @@ def _same_batch() -> sa.ColumnElement[bool]:
 
 
 def _counts() -> sa.ColumnElement[bool]:
-    return sa.and_(batches.c.workload == WORKLOAD, batches.c.launch != TRIAL)
+    """Rows that are topics: one that could not be read names none, and no run asks about it."""
+    return sa.and_(
+        batches.c.workload == WORKLOAD,
+        batches.c.launch != TRIAL,
+        sa.func.coalesce(items.c.error_kind, "") != INPUT_ERROR,
+    )
 
 
 def _card_counts(ledger: Ledger, page: Sequence[sa.Row[Any]]) -> dict[tuple[str, int], int]:
@@ -271,7 +276,6 @@ def _reset(
             _counts(),
             chosen,
             items.c.outcome.in_(ended),
-            sa.func.coalesce(items.c.error_kind, "") != INPUT_ERROR,
         )
         .order_by(items.c.batch_id, items.c.ordinal)
     )

@@ -99,6 +99,17 @@ def test_the_batch_in_which_a_topic_ended_last_counts(
     assert only_new.row_count == 1 and counts(one)["pending"] == 1
 
 
+def test_a_row_that_could_not_be_read_is_no_topic(one: Bench, tmp_path: Path) -> None:
+    before = counts(one)
+    untitled = {name: text for name, text in topic("Untitled").items() if name != "topic_title"}
+    rows = [topic("Ciphers"), untitled, topic("Ciphers")]
+    batch = one.ingest(write_topics(tmp_path / "odd.jsonl", rows), "odd")
+    assert one.run(batch).outcomes == {"succeeded": 1, "failed": 2}
+    assert counts(one) == {**before, "completed": 3}
+    assert set(status(one)) == {"passkeys", "tokens", "badges", "seals", "ciphers"}
+    assert status(one)["ciphers"].status == "completed"
+
+
 def test_a_reset_topic_is_asked_anew_wherever_it_is_and_paid_once(
     one: Bench, simulator: Simulator, tmp_path: Path
 ) -> None:
