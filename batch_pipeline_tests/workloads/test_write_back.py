@@ -184,6 +184,7 @@ def test_what_a_person_wrote_over_a_status_stays_while_its_row_is_asked_anew(
     assert set(statuses(book).values()) == {COMPLETED}
 
 
+@pytest.mark.usefixtures("either_database")
 def test_a_status_whose_answer_was_cleared_is_taken_back(
     bench: SheetBench, simulator: Simulator
 ) -> None:
@@ -229,6 +230,7 @@ def weeks(bench: SheetBench, book: Book, poison: str = "") -> tuple[Batch, Batch
 
 
 @pytest.mark.parametrize("poison", ["", "number 3"], ids=["pending", "failed"])
+@pytest.mark.usefixtures("either_database")
 def test_an_older_batch_leaves_what_a_newer_one_of_its_worksheet_came_to(
     bench: SheetBench, simulator: Simulator, poison: str
 ) -> None:
@@ -294,6 +296,7 @@ def test_an_older_batch_that_left_a_row_out_leaves_what_a_newer_one_says_of_it(
     assert column(book, 2) == [COMPLETED, "Error", COMPLETED, COMPLETED]
 
 
+@pytest.mark.usefixtures("either_database")
 def test_a_forced_batch_takes_back_what_was_said_before_it(
     bench: SheetBench, simulator: Simulator
 ) -> None:
