@@ -59,6 +59,10 @@ QUERIES: dict[str, Callable[[sa.Connection, str], Any]] = {
         for word in ("live", "sim")
         for _, item in batches.find_items(c, realm, word + "-0")
     ],
+    "find_ended": lambda c, realm: [
+        item.item_id for _, _, item in batches.find_ended(c, realm, ["nov"], ["live-0", "sim-0"])
+    ],
+    "ended_once": lambda c, realm: batches.ended_once(c, realm, ["nov"]),
     "count_outcomes": lambda c, realm: batches.count_outcomes(c, realm, "nov"),
     "unfinished_chunks": lambda c, realm: [
         one.row_count for one in batches.unfinished_chunks(c, realm, "nov")
