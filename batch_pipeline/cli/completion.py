@@ -133,6 +133,7 @@ def failed(
     simulate: opt.Simulate = None, json: opt.Json = False, verbose: opt.Verbose = False
 ) -> int:
     """List topics that failed or are blocked: which, why, and what to do."""
+    from batch_pipeline.reports.advice import next_step
     from batch_pipeline.workloads.flashcards.completion_status import read_completion
 
     voice = Output(json, verbose)
@@ -147,11 +148,12 @@ def failed(
                 {
                     "topic": one.topic_path,
                     "status": one.status,
+                    "kind": one.error_kind,
                     "error": _why(one),
                     "batch": one.batch_id,
                     "row": one.number,
                     "cost_usd": round(one.cost_usd, 9),
-                    "next_step": _next_step(one),
+                    "next_step": next_step(one.error_kind, one.batch_id, one.number),
                 }
                 for one in bad
             ],
@@ -172,30 +174,18 @@ def failed(
     voice.out.print(table)
     if len(shown) < len(bad):
         voice.out.print(f"… and {len(bad) - len(shown):,} more: --verbose or --json has all.")
-    groups: dict[tuple[str, str], list[TopicStatus]] = {}
+    groups: dict[tuple[str, str, str], list[TopicStatus]] = {}
     for one in bad:
-        groups.setdefault((one.batch_id, one.status), []).append(one)
-    for (batch, kind), those in groups.items():
-        voice.out.print(f"{len(those):,} {kind} in {batch}: {_next_step(those[0])}", markup=False)
+        groups.setdefault((one.batch_id, one.status, one.error_kind), []).append(one)
+    for (batch, ended, kind), those in groups.items():
+        advice = next_step(kind, batch, those[0].number)
+        voice.out.print(f"{len(those):,} {ended} in {batch} ({kind}): {advice}", markup=False)
     return OK
 
 
 def _why(topic: TopicStatus) -> str:
     # The row is named beside it.
     return topic.error_message.removeprefix(f"Row {topic.number} ({topic.topic_path}): ")
-
-
-def _next_step(topic: TopicStatus) -> str:
-    batch = topic.batch_id
-    if topic.status == "blocked":
-        return (
-            f"Read one with `batch-pipeline show {batch}:{topic.number}`, then correct it in the "
-            f"input, or ask again with `batch-pipeline retry {batch} --include-blocked`."
-        )
-    return (
-        f"`batch-pipeline retry {batch}` asks again; `batch-pipeline show {batch}:{topic.number}` "
-        "has what was asked and answered."
-    )
 
 
 @app.command("reset")

@@ -47,6 +47,11 @@ _ADVICE = {
     "preflight": "Look at the target page in a browser, and at what was found: `batch-pipeline "
     "review show {batch} {number}`. Correct the address in the input and run the corrected file; "
     "where the page was only down, `batch-pipeline retry {batch}`.",
+    "consensus": "Read what the voters say: `batch-pipeline show {batch}:{number}`. Give the topic "
+    "a `context` that answers them in the input, or ask again: `batch-pipeline retry {batch}`, for "
+    "blocked topics `batch-pipeline retry {batch} --include-blocked`.",
+    "incomplete": "Read one with `batch-pipeline show {batch}:{number}`. `batch-pipeline retry "
+    "{batch}` asks anew for what does not hold: finished rows cost nothing.",
     "qc": "Read what quality control says: `batch-pipeline review show {batch} {number}`. Then "
     "`batch-pipeline review override` accepts the row, `review regenerate` has it made anew, "
     "`review skip` leaves it out.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_topics_from_the_first_run_to_a_reset(shell: Shell, tmp_path: Path) -> N
 
     [bad] = shell("completion", "failed", "--json").document["topics"]
     assert (bad["topic"], bad["status"], bad["batch"]) == (FIREWALL, "failed", "cyber")
-    assert bad["error"] and "batch-pipeline retry cyber" in bad["next_step"]
+    assert bad["error"] and "Shorten or correct" in bad["next_step"]
     assert "stateful-firewall" in shell("completion", "failed").out
 
     # What failed is asked again, and nothing else; files that were deleted are written anew.
@@ -108,6 +109,38 @@ def test_topics_from_the_first_run_to_a_reset(shell: Shell, tmp_path: Path) -> N
     assert (cleared["cleared"], cleared["rows_open_again"]) == (True, 5)
     assert shell("status", "cyber", "--json").document["pending"] == 5
     assert shell("status", "cyber", "--json").document["cost_usd"] == cost
+
+
+def test_what_to_do_goes_by_why_a_topic_is_not_completed(shell: Shell) -> None:
+    faults = [
+        {"kind": "votes_reject", "match": "Key Escrow"},
+        {"kind": "status", "status": 413, "match": "Key Rotation"},
+    ]
+    shell.simulator.configure(latency=INSTANT, faults=faults)
+    before = shell("completion", "status", "--json").document
+    titles = ("Key Escrow", "Key Rotation", "Key Stretching", "", "Key Escrow")
+    rows = [{"topic_title": title, "category_title": "Cryptography"} for title in titles]
+    table = shell.data / "keys.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    unified = ("--mode", "unified", "--num-flashcards", "2")
+    ran = shell("run", "flashcards", "--input", str(table), "--batch", "keys", *unified, "--json")
+    assert ran.document["outcomes"] == {"succeeded": 1, "blocked": 1, "failed": 3, "skipped": 0}
+
+    # Rows that could not be read are no topics; those that are have the advice of `failed`.
+    topics = shell("completion", "failed", "--json").document["topics"]
+    found = {one["kind"]: one for one in topics if one["batch"] == "keys"}
+    told = {one["kind"]: one for one in shell("failed", "keys", "--json").document["rows"]}
+    assert set(found) == set(told) - {"input"} == {"consensus", "item_permanent"}
+    steps = {kind: one["next_step"] for kind, one in found.items()}
+    assert steps == {kind: told[kind]["next_step"] for kind in steps}
+    assert "retry keys --include-blocked" in steps["consensus"]
+    assert "Shorten or correct them in the input" in steps["item_permanent"]
+    shown = " ".join(shell("completion", "failed").out.split())
+    for kind, count in (("consensus", "1 blocked"), ("item_permanent", "1 failed")):
+        assert f"{count} in keys ({kind}): {steps[kind]}" in shown
+    after = shell("completion", "status", "--json").document
+    more = {name: after[name] - before[name] for name in ("topics", "completed", "failed")}
+    assert more == {"topics": 3, "completed": 1, "failed": 1}
 
 
 def _attempts(shell: Shell, row: int) -> list[dict[str, str]]:

@@ -74,6 +74,7 @@ class TopicStatus:
         flashcard_count: cards delivered.
         cost_usd: what it has cost so far, in all batches.
         error_message: why it is not completed; empty where it is.
+        error_kind: the class of that error, as `failed BATCH` has it; empty where it is completed.
         batch_id: that batch.
         number: its row there, from 1.
     """
@@ -87,6 +88,7 @@ class TopicStatus:
     flashcard_count: int
     cost_usd: float
     error_message: str
+    error_kind: str
     batch_id: str
     number: int
 
@@ -113,7 +115,8 @@ def read_completion(ledger: Ledger) -> Iterator[TopicStatus]:
     newest = _newest()
     columns = (
         newest.c.batch_id, newest.c.row_count, newest.c.ordinal, newest.c.item_id, newest.c.number,
-        newest.c.row, newest.c.outcome, newest.c.error, newest.c.all_nano, newest.c.settled_at,
+        newest.c.row, newest.c.outcome, newest.c.error, newest.c.error_kind, newest.c.all_nano,
+        newest.c.settled_at,
     )  # fmt: skip
     statement = (
         sa.select(*columns)
@@ -204,6 +207,7 @@ def _status(row: sa.Row[Any], times: TopicTimes, cards: int) -> TopicStatus:
         flashcard_count=cards,
         cost_usd=round(int(row.all_nano) / NANO, 9),
         error_message=row.error or "",
+        error_kind=row.error_kind or "",
         batch_id=row.batch_id,
         number=row.number,
     )
