@@ -446,8 +446,9 @@ def problems(report: BatchReport) -> list[Problem]:
         )
     if newest is not None and newest.status in _OUT_OF:
         step = (
-            f"Give it more: `batch-pipeline retry {report.batch} --budget USD` (or "
-            "`--daily-budget`, `--provider-daily-budget`). Finished rows cost nothing."
+            f"Give the one that is used up more: `batch-pipeline retry {report.batch}` with "
+            "`--budget USD` for the batch, `--daily-budget USD` for the day, or "
+            "`--provider-daily-budget USD`. Finished rows cost nothing."
             if newest.status == "budget"
             else f"Run `batch-pipeline retry {report.batch}` after the reset: finished rows cost "
             "nothing."
