@@ -378,6 +378,9 @@ def find_chunks(connection: sa.Connection, realm: str, keys: Sequence[str]) -> l
 
 
 ITEM_COLUMNS = [items.c[name] for name in Item.__slots__]
+SAME_BATCH = sa.and_(batches.c.realm == items.c.realm, batches.c.batch_id == items.c.batch_id)
+"""Joins rows with their batches."""
+
 _ENDED = [Outcome.SUCCEEDED.value, Outcome.FAILED.value, Outcome.BLOCKED.value]
 
 
@@ -414,10 +417,7 @@ def find_items(connection: sa.Connection, realm: str, item_id: str) -> list[tupl
     """Items with that id, in any batch of `realm`, newest batch first: (batch id, item)."""
     statement = (
         sa.select(items.c.batch_id, *ITEM_COLUMNS)
-        .join(
-            batches,
-            sa.and_(batches.c.realm == items.c.realm, batches.c.batch_id == items.c.batch_id),
-        )
+        .join(batches, SAME_BATCH)
         .where(items.c.realm == realm, items.c.item_id == item_id)
         .order_by(batches.c.created_at.desc())
     )
@@ -449,10 +449,7 @@ def ended_once(
     )
     statement = (
         sa.select(items.c.batch_id, items.c.number)
-        .join(
-            batches,
-            sa.and_(batches.c.realm == items.c.realm, batches.c.batch_id == items.c.batch_id),
-        )
+        .join(batches, SAME_BATCH)
         .where(items.c.realm == realm, items.c.batch_id.in_(batch_ids), ended)
     )
     found: dict[str, set[int]] = {batch_id: set() for batch_id in batch_ids}

@@ -15,7 +15,7 @@ import orjson
 import sqlalchemy as sa
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.ledger.batches import Batch, Item, find_batch
+from batch_pipeline.ledger.batches import SAME_BATCH, Batch, Item, find_batch
 from batch_pipeline.ledger.calls import unpack_bytes
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import (
@@ -458,12 +458,7 @@ def asked_item_ids(
         found.update(
             connection.execute(
                 sa.select(items.c.item_id)
-                .join(
-                    batches,
-                    sa.and_(
-                        batches.c.realm == items.c.realm, batches.c.batch_id == items.c.batch_id
-                    ),
-                )
+                .join(batches, SAME_BATCH)
                 .where(
                     items.c.realm == realm,
                     batches.c.workload == workload,

@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.ledger.batches import ITEM_COLUMNS, TRIAL, Item, item_of
+from batch_pipeline.ledger.batches import ITEM_COLUMNS, SAME_BATCH, TRIAL, Item, item_of
 from batch_pipeline.ledger.documents import KeepDocument, keep_documents
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import (
@@ -366,10 +366,7 @@ def _waiting(
 ) -> sa.Select[Any]:
     statement = (
         columns.select_from(items)
-        .join(
-            batches,
-            sa.and_(batches.c.realm == items.c.realm, batches.c.batch_id == items.c.batch_id),
-        )
+        .join(batches, SAME_BATCH)
         .where(items.c.realm == realm, items.c.outcome == Outcome.BLOCKED.value)
     )
     if workload is not None:

@@ -70,17 +70,15 @@ class Installation:
 
     def count_attempts(self, realm: Realm = "simulated", state: str | None = None) -> int:
         """Attempts in the ledger."""
-        where = [attempts.c.realm == realm]
-        if state is not None:
-            where.append(attempts.c.state == state)
-        statement = sa.select(sa.func.count()).select_from(attempts).where(*where)
-        with self.ledger(realm) as ledger, ledger.read() as connection:
-            return int(connection.execute(statement).scalar_one())
+        return self._count(realm, sa.true() if state is None else attempts.c.state == state)
 
     def count_sent(self) -> int:
         """Attempts that went onto the wire."""
-        statement = sa.select(sa.func.count()).where(attempts.c.realm == "simulated", WENT_OUT)
-        with self.ledger() as ledger, ledger.read() as connection:
+        return self._count("simulated", WENT_OUT)
+
+    def _count(self, realm: Realm, which: sa.ColumnElement[bool]) -> int:
+        statement = sa.select(sa.func.count()).where(attempts.c.realm == realm, which)
+        with self.ledger(realm) as ledger, ledger.read() as connection:
             return int(connection.execute(statement).scalar_one())
 
     def statuses(self, instance: dg.DagsterInstance) -> dict[str, str | None]:

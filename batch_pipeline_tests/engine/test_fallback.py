@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.engine.breaker import BreakerRules
-from batch_pipeline.ledger.tables import AttemptState, Outcome, attempts
+from batch_pipeline.ledger.tables import Outcome, attempts
 from batch_pipeline_tests.engine.test_faults import topics
 from batch_pipeline_tests.engine.test_requests import write_rows
-from batch_pipeline_tests.simulated import Bench, Ran, Simulator
+from batch_pipeline_tests.simulated import WENT_OUT, Bench, Ran, Simulator
 
 FIRST, SECOND = "anthropic/claude-haiku-4-5", "google/gemini-3.1-flash-lite"
 ROUTE = f"{FIRST}, {SECOND}"
@@ -36,7 +36,7 @@ def answered_by(bench: Bench, batch: Any) -> Counter[str]:
 
 def tries_per_row(bench: Bench) -> int:
     """The most attempts that any question was sent with; one taken back was none."""
-    sent = sa.select(attempts.c.members).where(attempts.c.state != AttemptState.REFUNDED)
+    sent = sa.select(attempts.c.members).where(WENT_OUT)
     with bench.open() as ledger, ledger.read() as connection:
         rows = connection.execute(sent).scalars()
         import orjson

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.batches import INPUT_ERROR, TRIAL, UNCHANGED
+from batch_pipeline.ledger.batches import INPUT_ERROR, SAME_BATCH, TRIAL, UNCHANGED
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import Outcome, attempts, batches, items
 from batch_pipeline.sources.table import InputRow, InputTable
@@ -262,10 +262,7 @@ def read_facts(ledger: Ledger, *, apart_from: str = "") -> list[Fact]:
             items.c.ordinal,
             attempts.c.run_id,
         )
-        .join(
-            batches,
-            sa.and_(batches.c.realm == items.c.realm, batches.c.batch_id == items.c.batch_id),
-        )
+        .join(batches, SAME_BATCH)
         .outerjoin(attempts, attempts.c.attempt_id == items.c.attempt_id)
         .where(
             items.c.realm == ledger.realm,

@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.ledger.batches import INPUT_ERROR, TRIAL, ask_anew
+from batch_pipeline.ledger.batches import INPUT_ERROR, SAME_BATCH, TRIAL, ask_anew
 from batch_pipeline.ledger.documents import read_documents
 from batch_pipeline.ledger.store import Ledger
 from batch_pipeline.ledger.tables import (
@@ -162,14 +162,10 @@ def _newest() -> sa.Subquery:
     all_nano = sa.func.sum(items.c.cost_nano).over(partition_by=topic).label("all_nano")
     return (
         sa.select(*items.c, batches.c.row_count, place, all_nano)
-        .join(batches, _same_batch())
+        .join(batches, SAME_BATCH)
         .where(_counts())
         .subquery()
     )
-
-
-def _same_batch() -> sa.ColumnElement[bool]:
-    return sa.and_(batches.c.realm == items.c.realm, batches.c.batch_id == items.c.batch_id)
 
 
 def _counts() -> sa.ColumnElement[bool]:
@@ -238,7 +234,7 @@ def reset_topics(ledger: Ledger, paths: Sequence[str]) -> list[ResetTopic]:
         for page in _pages(wanted):
             statement = (
                 sa.select(items.c.item_id)
-                .join(batches, _same_batch())
+                .join(batches, SAME_BATCH)
                 .where(items.c.realm == ledger.realm, _counts(), items.c.item_id.in_(page))
             )
             known.update(connection.execute(statement).scalars())
@@ -274,7 +270,7 @@ def _reset(
         sa.select(
             items.c.item_id, items.c.batch_id, items.c.ordinal, items.c.number, items.c.outcome
         )
-        .join(batches, _same_batch())
+        .join(batches, SAME_BATCH)
         .where(
             items.c.realm == ledger.realm,
             _counts(),

@@ -172,11 +172,11 @@ def kebab(text: str) -> str:
         if not unicodedata.combining(letter)
     )
     words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", plain).casefold()).strip("-")
-    if not words or not _TELLING_SYMBOL.search(text):
-        return words.encode()[:_MAX_PART_BYTES].decode(errors="ignore").strip("-")
-    digest = _digest(" ".join(text.casefold().split())).hex()[:_DIGEST_CHARS]
-    short = words.encode()[: _MAX_PART_BYTES - _DIGEST_CHARS - 1].decode(errors="ignore").strip("-")
-    return f"{short}-{digest}"
+    behind = ""
+    if words and _TELLING_SYMBOL.search(text):
+        behind = "-" + _digest(" ".join(text.casefold().split())).hex()[:_DIGEST_CHARS]
+    room = _MAX_PART_BYTES - len(behind)
+    return words.encode()[:room].decode(errors="ignore").strip("-") + behind
 
 
 def open_topics(source: str | Path, options: Mapping[str, Any]) -> InputTable:
@@ -210,25 +210,32 @@ def open_topics(source: str | Path, options: Mapping[str, Any]) -> InputTable:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A name of a category, domain or subdomain that is wanted, as it was given."""
+    """A name of a category, domain or subdomain that is wanted.
+
+    Attributes:
+        text: as it was given.
+        whole: it as the name of a folder.
+        key: the same without its number.
+    """
 
     text: str
+    whole: str
+    key: str
+
+    @classmethod
+    def of(cls, text: str) -> _Name:
+        return cls(text, kebab(text), _key(text))
 
     def is_of(self, folder: str, title: str) -> bool:
         """Whether a folder, or the title of what is in it, is meant.
 
         The number counts where both have one: `009_network` is not `002_network`.
         """
-        if kebab(self.text) in {kebab(folder), kebab(title)}:
+        if self.whole in {kebab(folder), kebab(title)}:
             return True
         if _NUMBER.match(self.text) and _NUMBER.match(folder):
             return False
         return self.key in {_key(folder), _key(title)}
-
-    @property
-    def key(self) -> str:
-        """It without its number."""
-        return _key(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +250,7 @@ class _Filter:
         for name in FILTERS:
             given = options.get(name)
             texts = [given] if isinstance(given, str) else list(given or ())
-            wanted = tuple(_Name(text) for one in texts if (text := str(one).strip()))
+            wanted = tuple(_Name.of(text) for one in texts if (text := str(one).strip()))
             if given is not None and not wanted:
                 raise UsageError(
                     f"The filter --{name} is empty.",
@@ -255,10 +262,10 @@ class _Filter:
 
     def lets(self, row: InputRow) -> bool:
         """Whether a row is wanted; one with a problem is, where a level could not be read."""
+        places = ((wanted, _place(row.values, name)) for name, wanted in self.values.items())
         return all(
             (bool(row.problem) and not any(place)) or _is_one(wanted, place)
-            for name, wanted in self.values.items()
-            for place in [_place(row.values, name)]
+            for wanted, place in places
         )
 
     def demand_some(self, table: InputTable) -> None:
